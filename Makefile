@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0
+# rsvm: `make help` lists the commands.
+
+SHELL := /bin/bash
+KERNEL ?= test
+S := scripts
+B := $(CURDIR)/build
+
+.PHONY: help demo test lint vm-run shell overlay kernel vgpu lib selftests kunit compile-fail root clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; sed -n '/^#   [A-Z]*=/s/^# //p' $(S)/vm-run.sh
+
+demo: kernel vgpu lib ## everything from nothing, then a C program's memory is computed on by the GPU
+	@CMD='./rsvm-demo' FILES='$(B)/lib/rsvm-demo' $(S)/vm-run.sh
+
+test: ## all tests; ends with "N passed, N failed, N skipped"
+	@$(S)/test.sh
+
+lint: root ## rustfmt, clippy, checkpatch, rustdoc warnings, shellcheck
+	@$(S)/lint.sh
+
+vm-run: kernel vgpu ## CMD='…' FILES='a b': run a command in the VM, return its output and status
+	@$(S)/vm-run.sh
+
+shell: kernel vgpu lib selftests ## the same VM, interactive; tests and demo lie in /root
+	@INTERACTIVE=1 FILES="$(B)/lib/rsvm-demo $(B)/selftests $(FILES)" $(S)/vm-run.sh
+
+overlay: ## KDIR=/path/to/linux-7.3: put the project into a kernel tree
+	@$(S)/kernel.sh overlay "$(KDIR)"
+
+kernel: root ## the kernel with the driver (KERNEL=test or debug)
+	@$(S)/kernel.sh build $(KERNEL)
+
+vgpu: root ## the virtual GPU
+	@$(S)/user.sh vgpu
+
+lib: root ## the user library and the demo
+	@$(S)/user.sh lib
+
+selftests: root kernel ## the kernel selftests, built for the VM
+	@$(S)/user.sh selftests
+
+root: ## the build root alone
+	@$(S)/buildroot.sh
+
+clean: ## remove build/; the cache stays
+	rm -rf $(B)
+
+export CMD FILES KERNEL VGPU_ARGS MEM CPUS TIMEOUT APPEND KDIR KERNEL_TARBALL

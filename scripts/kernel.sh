@@ -1,0 +1,195 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+# Build the kernel with the project in it.
+#
+#   kernel.sh build CONFIG     CONFIG is test or debug (default test)
+#   kernel.sh modules CONFIG   only rsvm.ko, for a quick look at a driver edit
+#   kernel.sh overlay DIR      put the project into another 7.3 tree
+#   kernel.sh run CONFIG CMD   run CMD in the configured tree (rustdoc, checks)
+#
+# One source tree is kept for each configuration. Only files whose content
+# changed are copied into it, so make rebuilds only what they touch.
+. "$(dirname "$0")/lib.sh"
+
+OVERLAY_DIRS="rust drivers include Documentation tools/testing/selftests/rsvm"
+
+# The pristine 7.3 source: from the build root, KERNEL_TARBALL or KDIR.
+pristine() {
+	local tarball=${KERNEL_TARBALL:-} key
+	if [ -n "${KDIR:-}" ]; then
+		[ -f "$KDIR/Makefile" ] || die "KDIR=$KDIR is no kernel tree"
+		check_version "$KDIR"
+		printf '%s\n' "$KDIR"
+		return
+	fi
+	if [ -z "$tarball" ]; then
+		tarball=$(find "$ROOT_LINK/usr/src/" -name 'linux-source-7.3.tar.*' 2>/dev/null | head -n 1)
+		[ -n "$tarball" ] || die "the Debian mirror no longer carries the 7.3 kernel source.
+Give any 7.3 release with KERNEL_TARBALL=/path/linux-7.3.x.tar.xz or KDIR=/path/linux-7.3.x."
+	fi
+	key=$(stat -Lc '%s %Y' "$tarball" | sha256sum | cut -c1-16)
+	local dir=$CACHE/linux-$key
+	if [ ! -d "$dir" ]; then
+		need_disk_gib 6
+		say "kernel source: unpacking"
+		rm -rf "$dir.part"
+		mkdir -p "$dir.part"
+		tar -C "$dir.part" --strip-components=1 -xf "$tarball" --no-same-owner
+		check_version "$dir.part"
+		mv "$dir.part" "$dir"
+	fi
+	printf '%s\n' "$dir"
+}
+
+check_version() {
+	local v
+	v=$(awk '/^VERSION =/ {v=$3} /^PATCHLEVEL =/ {p=$3} END {print v "." p}' "$1/Makefile")
+	[ "$v" = 7.3 ] || die "$1 is Linux $v; rsvm needs 7.3"
+}
+
+# stage SOURCE DIR : everything the project adds to or changes in SOURCE.
+stage() {
+	local source=$1 stage=$2 patch file dir
+	rm -rf "$stage"
+	mkdir -p "$stage"
+	for patch in "$TOP"/patches/*.patch; do
+		[ -e "$patch" ] || continue
+		sed -n 's|^--- a/||p' "$patch" | while read -r file; do
+			mkdir -p "$stage/$(dirname "$file")"
+			[ -e "$stage/$file" ] || cp -p "$source/$file" "$stage/$file"
+		done
+		patch -d "$stage" -p1 -s --no-backup-if-mismatch < "$patch" ||
+			die "$patch does not apply to $source"
+	done
+	for dir in $OVERLAY_DIRS; do
+		[ -d "$TOP/$dir" ] || continue
+		mkdir -p "$stage/$dir"
+		(cd "$TOP/$dir" && find . -type f \( -name '*.rs' -o -name '*.c' -o -name '*.h' \
+			-o -name '*.rst' -o -name 'Makefile' -o -name 'Kconfig' -o -name 'config' \) -print0 |
+			tar -cf - --null -T -) | tar -C "$stage/$dir" -xf -
+	done
+}
+
+# overlay SOURCE TREE : bring TREE to SOURCE plus the project.
+overlay() {
+	local source=$1 tree=$2 stage=$2/.rsvm-stage
+	stage "$source" "$stage"
+	(cd "$stage" && find . -type f | sort) > "$tree/.rsvm-files.new"
+	# What an earlier overlay put there and this one does not goes back.
+	if [ -e "$tree/.rsvm-files" ]; then
+		comm -23 "$tree/.rsvm-files" "$tree/.rsvm-files.new" | while read -r f; do
+			if [ -e "$source/$f" ]; then cp "$source/$f" "$tree/$f"; else rm -f "$tree/$f"; fi
+		done
+	fi
+	while read -r f; do
+		if ! cmp -s "$stage/$f" "$tree/$f"; then
+			mkdir -p "$tree/$(dirname "$f")"
+			cp "$stage/$f" "$tree/$f"
+			[ -n "${QUIET_OVERLAY:-}" ] || say "overlay: ${f#./}"
+		fi
+	done < "$tree/.rsvm-files.new"
+	mv "$tree/.rsvm-files.new" "$tree/.rsvm-files"
+	rm -rf "$stage"
+}
+
+tree_of() { printf '%s\n' "$CACHE/kernel-$1-$(basename "$2")"; }
+
+in_tree() { IN_ROOT_DIR=$tree in_root "$@"; }
+
+prepare_tree() {
+	local source=$1
+	if [ ! -d "$tree" ]; then
+		need_disk_gib 8
+		say "kernel ($config): copying the source tree"
+		rm -rf "$tree.part"
+		cp -a --reflink=auto "$source" "$tree.part"
+		mv "$tree.part" "$tree"
+		QUIET_OVERLAY=1 overlay "$source" "$tree"
+	else
+		overlay "$source" "$tree"
+	fi
+	configure
+}
+
+configure() {
+	local key
+	key=$(hash_of "$TOP/scripts/config/base.config" "$TOP/scripts/config/$config.config" \
+		"$TOP"/drivers/gpu/drm/rsvm/Kconfig)
+	[ "$(cat "$tree/.rsvm-config" 2>/dev/null)" = "$key" ] && return
+	say "kernel ($config): configuring"
+	run_logged "$BUILD/log/kernel-$config-config.log" in_tree sh -c "
+		make -s LLVM=1 ARCH=x86_64 tinyconfig &&
+		./scripts/kconfig/merge_config.sh -m .config '$TOP/scripts/config/base.config' '$TOP/scripts/config/$config.config' &&
+		make -s LLVM=1 ARCH=x86_64 olddefconfig"
+	local missing
+	missing=$(cat "$TOP/scripts/config/base.config" "$TOP/scripts/config/$config.config" |
+		grep '^CONFIG_.*=[ym]$' | grep -vxFf "$tree/.config" || true)
+	[ -z "$missing" ] || die "the kernel's Kconfig dropped: $(echo "$missing" | tr '\n' ' ')"
+	echo "$key" > "$tree/.rsvm-config"
+}
+
+# compile TARGETS... : with a line of progress every 15 s.
+compile() {
+	local log=$BUILD/log/kernel-$config.log start pid n
+	mkdir -p "$BUILD/log"
+	start=$(date +%s)
+	in_tree make -j"$JOBS" LLVM=1 ARCH=x86_64 KBUILD_BUILD_TIMESTAMP='1970-01-01' \
+		KBUILD_BUILD_USER=rsvm KBUILD_BUILD_HOST=rsvm "$@" > "$log" 2>&1 &
+	pid=$!
+	trap 'kill $pid 2>/dev/null || true' INT TERM
+	while kill -0 $pid 2>/dev/null; do
+		for _ in $(seq 15); do sleep 1; kill -0 $pid 2>/dev/null || break; done
+		n=$(wc -l < "$log")
+		[ "$n" -lt 20 ] || say "kernel ($config): $n steps, $(($(date +%s) - start)) s: $(tail -n 1 "$log" | cut -c1-60)"
+	done
+	if ! wait $pid; then
+		grep -nE -A12 '(^|[^a-z])(error|Error|warning)(\[|:)' "$log" | head -n 120 >&2
+		tail -n 5 "$log" >&2
+		die "the kernel build failed; the whole log is in $log"
+	fi
+}
+
+build() {
+	local source
+	source=$(pristine)
+	tree=$(tree_of "$config" "$source")
+	prepare_tree "$source"
+	say "kernel ($config): building (about 10 minutes when nothing is cached)"
+	if [ "$1" = modules ]; then
+		compile drivers/gpu/drm/rsvm/rsvm.ko
+	else
+		compile bzImage modules
+	fi
+	mkdir -p "$BUILD/kernel-$config"
+	cp "$tree/arch/x86/boot/bzImage" "$BUILD/kernel-$config/" 2>/dev/null || true
+	(cd "$tree" && find drivers lib -name '*.ko' -exec cp {} "$BUILD/kernel-$config/" \;)
+	ln -sfn "$tree" "$BUILD/kernel-$config/source"
+	say "kernel ($config): done"
+}
+
+command=${1:-build}
+config=${2:-test}
+case $command in
+build|modules)
+	[ -f "$TOP/scripts/config/$config.config" ] || die "no configuration named '$config' (test, debug)"
+	"$TOP/scripts/buildroot.sh"
+	with_lock "kernel-$config" build "$command"
+	;;
+overlay)
+	[ -n "${2:-}" ] || die "usage: make overlay KDIR=/path/to/linux-7.3"
+	check_version "$2"
+	say "overlay into $2"
+	git -C "$2" rev-parse --git-dir >/dev/null 2>&1 || say "note: $2 is no git tree; keep a copy if you want to undo"
+	tmp=$(mktemp -d)
+	stage "$2" "$tmp"
+	cp -a "$tmp/." "$2/"
+	rm -rf "$tmp"
+	;;
+run)
+	shift 2
+	"$TOP/scripts/buildroot.sh"
+	tree=$(tree_of "$config" "$(pristine)")
+	in_tree "$@"
+	;;
+*) die "usage: kernel.sh build|modules|overlay|run ..." ;;
+esac

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+# rustfmt and clippy of user-space and kernel code, checkpatch, shellcheck,
+# warnings of the kernel build and of rustdoc. Every finding is a failure.
+. "$(dirname "$0")/lib.sh"
+export CARGO_TARGET_DIR=$BUILD/cargo
+bad=0
+
+check() {
+	local name=$1; shift
+	if "$@" > "$BUILD/log/lint.log" 2>&1; then
+		say "$name: clean"
+	else
+		bad=1
+		say "$name:"
+		head -n 80 "$BUILD/log/lint.log" >&2
+	fi
+}
+mkdir -p "$BUILD/log"
+
+for crate in tools/testing/vgpu tools/lib/rsvm; do
+	[ -e "$TOP/$crate/Cargo.toml" ] || continue
+	IN_ROOT_DIR=$TOP/$crate check "$crate rustfmt" in_root cargo fmt --check
+	IN_ROOT_DIR=$TOP/$crate check "$crate clippy" in_root cargo clippy --release --locked --all-targets -- -D warnings
+done
+
+mapfile -t sh < <(git -C "$TOP" ls-files '*.sh' .ci/run)
+check shellcheck in_root shellcheck -x -e SC1091 "${sh[@]}"
+
+"$TOP/scripts/kernel.sh" build test
+tree=$(readlink -f "$BUILD/kernel-test/source")
+mapfile -t rs < <(git -C "$TOP" ls-files 'rust/*.rs' 'drivers/*.rs')
+check "kernel rustfmt" in_root rustfmt --edition 2021 --check --config-path "$tree/.rustfmt.toml" "${rs[@]}"
+mapfile -t c < <(git -C "$TOP" ls-files '*.c' '*.h' | grep -vE '^tools/lib')
+[ "${#c[@]}" = 0 ] || check checkpatch in_root perl "$tree/scripts/checkpatch.pl" --no-tree --terse --strict \
+	--ignore FILE_PATH_CHANGES,SPDX_LICENSE_TAG,PREFER_DEFINED_ATTRIBUTE_MACRO -f "${c[@]}"
+exit $bad

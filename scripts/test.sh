@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+# All tests. Every stage adds to one count; the last line is
+# "N passed, N failed, N skipped", and the status is 0 only without a failure.
+#
+#   STAGES='model kunit compile-fail selftests selftests-v3'   run only these
+. "$(dirname "$0")/lib.sh"
+export CARGO_TARGET_DIR=$BUILD/cargo
+
+STAGES=${STAGES:-model kunit compile-fail selftests selftests-v3}
+passed=0 failed=0 skipped=0
+
+# add STAGE PASSED FAILED SKIPPED STATUS : a stage that failed without saying
+# which test did counts as one failure.
+add() {
+	local f=$3
+	[ "$5" = 0 ] || [ "$f" -gt 0 ] || f=1
+	[ "$2" -gt 0 ] || [ "$f" -gt 0 ] || { say "$1: ran no test"; f=1; }
+	passed=$((passed + $2)) failed=$((failed + f)) skipped=$((skipped + $4))
+	say "$1: $2 passed, $f failed, $4 skipped"
+}
+
+# count REGEX FILE : lines of FILE that match
+count() { grep -cE "$1" "$2" || true; }
+
+# Models of the virtual GPU and the library, without a VM.
+stage_model() {
+	local crate log status
+	for crate in tools/testing/vgpu tools/lib/rsvm; do
+		log=$BUILD/log/test-$(basename "$crate").log status=0
+		say "cargo test: $crate"
+		IN_ROOT_DIR=$TOP/$crate in_root cargo test --release --locked > "$log" 2>&1 || status=$?
+		[ "$status" = 0 ] || { grep -nE -A20 'panicked|^error|FAILED' "$log" | head -n 80 >&2; }
+		add "$crate" \
+			"$(awk '/^test result:/ {n += $4} END {print n + 0}' "$log")" \
+			"$(awk '/^test result:/ {n += $6} END {print n + 0}' "$log")" \
+			"$(awk '/^test result:/ {n += $8} END {print n + 0}' "$log")" "$status"
+	done
+}
+
+# KUnit and doctests of the kernel crate at boot, those of the driver at insmod.
+# Doctests of files that the project did not write run too and are not counted.
+stage_kunit() {
+	local log=$BUILD/log/kunit.log status=0 own suite
+	say "KUnit and doctests"
+	CMD=true GPU=0 APPEND='kunit.autorun=1' "$TOP/scripts/vm-run.sh" || status=$?
+	own=$(cd "$TOP/rust" && find kernel -name '*.rs' | sed 's|[/.]|_|g' | paste -sd '|')
+	tr -d '\r' < "$BUILD/log/last-console" | sed 's/^\[ *[0-9.]*\] //' | awk -v own="rust_doctest_($own)_[0-9]" '
+		/# Subtest: / { suite = $NF }
+		/^ +(not )?ok [0-9]+ / && (suite ~ /^(rust_mm|rsvm)/ || $0 ~ own) { print suite ": " $0 }
+		' > "$log"
+	for suite in rust_mm rsvm rust_doctests_kernel; do
+		grep -q "^$suite" "$log" || { say "KUnit: nothing of $suite ran"; status=1; }
+	done
+	add kunit "$(count ': +ok [0-9]+ ' <(grep -v '# SKIP' "$log"))" \
+		"$(count ': +not ok [0-9]+ ' "$log")" "$(count ' ok [0-9]+ .*# SKIP' "$log")" "$status"
+}
+
+# Misuse of the abstractions that must not compile.
+stage_compile-fail() {
+	local log=$BUILD/log/compile-fail.log status=0
+	say "compile-fail cases"
+	in_root "$TOP/tools/testing/compile-fail/run.sh" "$(readlink -f "$BUILD/kernel-test/source")" \
+		> "$log" 2>&1 || { status=$?; tail -n 40 "$log" >&2; }
+	add compile-fail "$(count '^ok ' "$log")" "$(count '^not ok ' "$log")" 0 "$status"
+}
+
+# selftest STAGE ENV... -- ARGS : the selftests in the VM
+selftest() {
+	local stage=$1 log=$BUILD/log/$1.log status=0 line
+	shift
+	say "$stage: booting the VM"
+	env TIMEOUT="${TIMEOUT:-1500}" MEM=4G SWAP_MIB=1024 FILES="$BUILD/selftests" "$@" "$TOP/scripts/vm-run.sh" > "$log" 2>&1 || status=$?
+	grep -E '^(not ok|# .*SKIP|ok .* # SKIP)|vm-run:' "$log" | head -n 60 >&2 || true
+	line=$(tr -d '\r' < "$log" | sed -n 's/^selftests: \([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' | tail -n 1)
+	# shellcheck disable=SC2086 # three numbers
+	set -- ${line:-0 1 0}
+	[ "$status" = 0 ] || [ "$2" -gt 0 ] || tail -n 60 "$log" >&2
+	add "$stage" "$1" "$2" "$3" "$status"
+}
+
+stage_selftests() { selftest selftests CMD='sh selftests/run.sh'; }
+
+# The page-table formats differ; what faults, maps and unmaps runs on both.
+stage_selftests-v3() {
+	selftest selftests-v3 VGPU_ARGS='--mmu 3' CMD='sh selftests/run.sh memory mm fault stats'
+}
+
+"$TOP/scripts/buildroot.sh"
+"$TOP/scripts/kernel.sh" build test
+"$TOP/scripts/user.sh" vgpu
+"$TOP/scripts/user.sh" lib
+"$TOP/scripts/user.sh" selftests
+for stage in $STAGES; do
+	declare -F "stage_$stage" >/dev/null || die "no stage named '$stage'"
+	"stage_$stage"
+done
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]

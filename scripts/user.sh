@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+# Build what runs in user space.
+#
+#   user.sh vgpu        the virtual GPU         -> build/bin/rsvm-vgpu
+#   user.sh lib         the library and demo    -> build/lib/
+#   user.sh selftests   the kernel selftests    -> build/selftests/
+. "$(dirname "$0")/lib.sh"
+export CARGO_TARGET_DIR=$BUILD/cargo
+
+quietly() { run_logged "$BUILD/log/$1.log" "${@:2}"; }
+
+vgpu() {
+	say "virtual GPU: building"
+	IN_ROOT_DIR=$TOP/tools/testing/vgpu quietly vgpu in_root cargo build --release --locked
+	mkdir -p "$BUILD/bin"
+	cp "$CARGO_TARGET_DIR/release/rsvm-vgpu" "$BUILD/bin/"
+}
+
+lib() {
+	say "library and demo: building"
+	quietly lib in_root make -C tools/lib/rsvm O="$BUILD/lib"
+}
+
+selftests() {
+	local tree
+	tree=$(readlink -f "$BUILD/kernel-test/source")
+	say "selftests: building"
+	quietly selftests in_root make -C tools/testing/selftests/rsvm \
+		O="$BUILD/selftests" KERNEL="$tree"
+}
+
+case ${1:-} in
+vgpu|lib|selftests) with_lock "user-$1" "$1" ;;
+*) die "usage: user.sh vgpu|lib|selftests" ;;
+esac

@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+# Boot the VM with module and virtual GPU, run a command there and return its
+# output and exit status.
+#
+#   CMD='...'        command for the guest's shell, run in /root
+#   FILES='a b'      files and directories put into /root
+#   KERNEL=test      which kernel: test, debug
+#   VGPU_ARGS='...'  passed to the virtual GPU (rsvm-vgpu --help)
+#   MEM=2G           guest memory
+#   CPUS=2           guest CPUs, at least 2
+#   TIMEOUT=300      seconds until a hang is assumed
+#   APPEND='...'     added to the kernel command line
+#   GPU=1            0 boots without the virtual GPU
+#
+# Fails with the command's status, or with 124 on a hang, or with 125 when the
+# kernel printed a warning, an oops, or a lockdep, KASAN or leak report.
+. "$(dirname "$0")/lib.sh"
+
+CMD=${CMD-}
+FILES=${FILES-}
+KERNEL=${KERNEL:-test}
+VGPU_ARGS=${VGPU_ARGS-}
+MEM=${MEM:-2G}
+CPUS=${CPUS:-2}
+TIMEOUT=${TIMEOUT:-300}
+APPEND=${APPEND-}
+GPU=${GPU:-1}
+INTERACTIVE=${INTERACTIVE:-0}
+
+[ "$CPUS" -ge 2 ] || die "CPUS=$CPUS: with one vCPU the guest's atomics are not atomic towards the device"
+[ -n "$CMD" ] || [ "$INTERACTIVE" = 1 ] || die "CMD is empty.
+Usage: make vm-run CMD='./prog args' FILES='prog'"
+kernel=${BZIMAGE:-$BUILD/kernel-$KERNEL/bzImage}
+[ -e "$kernel" ] || die "$kernel is missing; run 'make kernel KERNEL=$KERNEL'"
+vgpu=$BUILD/bin/rsvm-vgpu
+[ "$GPU" = 0 ] || [ -e "$vgpu" ] || die "$vgpu is missing; run 'make vgpu'"
+
+run=$(mktemp -d "$BUILD/vm.XXXXXX")
+vgpu_pid='' qemu_pid=''
+cleanup() {
+	[ -z "$qemu_pid" ] || kill -9 "$qemu_pid" 2>/dev/null || true
+	[ -z "$vgpu_pid" ] || kill -TERM "$vgpu_pid" 2>/dev/null || true
+	wait 2>/dev/null || true
+	mkdir -p "$BUILD/log"
+	for f in console vgpu.log vgpu.json; do
+		[ ! -e "$run/$f" ] || cp "$run/$f" "$BUILD/log/last-$f"
+	done
+	rm -rf "$run"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+# /dev/kvm may open and still run no guest: try one for a moment.
+accel() {
+	local mark=$CACHE/kvm-works
+	[ -w /dev/kvm ] || { echo tcg; return; }
+	if [ ! -e "$mark" ]; then
+		echo no > "$mark"
+		# A boot that reaches the kernel's own power-off exits 0 well in time.
+		if in_root timeout 20 qemu-system-x86_64 -accel kvm -cpu host -m 256M -smp 2 \
+			-kernel "$kernel" -append 'console=ttyS0 panic=-1 kunit.enable=0' -no-reboot \
+			-display none -serial "file:$run/probe" >/dev/null 2>&1 &&
+			grep -q 'Kernel panic' "$run/probe"; then
+			echo yes > "$mark"
+		fi
+	fi
+	[ "$(cat "$mark")" = yes ] && echo kvm || echo tcg
+}
+
+printf '%s\n' "$CMD" > "$run/.vm-run-cmd"
+extra=("$run/.vm-run-cmd")
+if [ "$INTERACTIVE" = 1 ]; then
+	: > "$run/.vm-run-interactive"
+	extra+=("$run/.vm-run-interactive")
+fi
+# shellcheck disable=SC2086 # FILES is a list
+"$TOP/scripts/initramfs.sh" "$KERNEL" "$run/initramfs" "${extra[@]}" $FILES
+
+qemu=(qemu-system-x86_64 -nodefaults -no-reboot -display none -m "$MEM" -smp "$CPUS")
+if [ "$(accel)" = kvm ]; then
+	qemu+=(-accel kvm -cpu host)
+else
+	qemu+=(-accel tcg,thread=multi -cpu max)
+fi
+qemu+=(-object "memory-backend-memfd,id=mem,size=$MEM,share=on" -machine q35,memory-backend=mem,hpet=off)
+if [ "$GPU" = 1 ]; then
+	# shellcheck disable=SC2086 # VGPU_ARGS is a list
+	in_root "$vgpu" --socket "$run/vgpu.sock" --stats "$run/vgpu.json" $VGPU_ARGS >"$run/vgpu.log" 2>&1 &
+	vgpu_pid=$!
+	for _ in $(seq 100); do
+		[ -S "$run/vgpu.sock" ] && break
+		kill -0 "$vgpu_pid" 2>/dev/null || { cat "$run/vgpu.log" >&2; die "the virtual GPU did not start"; }
+		sleep 0.1
+	done
+	qemu+=(-device "{\"driver\":\"vfio-user-pci\",\"socket\":{\"path\":\"$run/vgpu.sock\",\"type\":\"unix\"}}")
+fi
+append="console=ttyS0 panic=-1 oops=panic panic_on_warn=0 kunit.autorun=0 $APPEND"
+if [ -n "${SWAP_MIB:-}" ]; then
+	truncate -s "${SWAP_MIB}M" "$run/swap"
+	qemu+=(-drive "if=none,id=swap,format=raw,file=$run/swap" -device virtio-blk-pci,drive=swap)
+fi
+qemu+=(-kernel "$kernel" -initrd "$run/initramfs")
+
+if [ "$INTERACTIVE" = 1 ]; then
+	in_root "${qemu[@]}" -append "$append" -chardev stdio,id=con,mux=on,signal=off \
+		-serial chardev:con -serial null -serial null
+	exit
+fi
+
+: > "$run/output"
+in_root timeout -k 5 "$TIMEOUT" "${qemu[@]}" -append "$append loglevel=7" \
+	-serial "file:$run/console" -serial "file:$run/output" -serial "file:$run/status" &
+qemu_pid=$!
+tail -n +1 -f --pid="$qemu_pid" -s 0.2 "$run/output" &
+tail_pid=$!
+hang=0
+wait "$qemu_pid" || hang=$?
+qemu_pid=''
+wait "$tail_pid" 2>/dev/null || true
+
+splat='WARNING:|BUG:|Oops|general protection fault|KASAN|Kernel panic|possible circular locking|possible recursive locking|INFO: task .* blocked|unreferenced object|DMA-API:.*(leak|error|device driver)|UBSAN|refcount_t:|INFO: rcu|soft lockup|Call Trace:|not ok '
+if grep -qE "$splat" "$run/console"; then
+	echo "vm-run: the kernel complained:" >&2
+	grep -nE -B2 -A40 "$splat" "$run/console" | head -n 120 >&2
+	exit 125
+fi
+if [ ! -s "$run/status" ]; then
+	echo "vm-run: no exit status from the guest$([ "$hang" = 124 ] && echo " within $TIMEOUT s (TIMEOUT=)"); the console's end:" >&2
+	tail -n 30 "$run/console" >&2
+	[ ! -s "$run/vgpu.log" ] || tail -n 10 "$run/vgpu.log" >&2
+	exit 124
+fi
+exit "$(cat "$run/status")"
