@@ -19,7 +19,7 @@ vgpu() {
 
 lib() {
 	say "library and demo: building"
-	quietly lib in_root make -C tools/lib/rsvm O="$BUILD/lib"
+	quietly lib in_root make -C tools/rsvm-demo O="$BUILD/lib"
 }
 
 selftests() {

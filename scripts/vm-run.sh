@@ -43,7 +43,7 @@ cleanup() {
 	[ -z "$vgpu_pid" ] || kill -TERM "$vgpu_pid" 2>/dev/null || true
 	wait 2>/dev/null || true
 	mkdir -p "$BUILD/log"
-	for f in console vgpu.log vgpu.json; do
+	for f in console qemu.log vgpu.log vgpu.json; do
 		[ ! -e "$run/$f" ] || cp "$run/$f" "$BUILD/log/last-$f"
 	done
 	rm -rf "$run"
@@ -109,7 +109,7 @@ if [ "$INTERACTIVE" = 1 ]; then
 fi
 
 : > "$run/output"
-in_root timeout -k 5 "$TIMEOUT" "${qemu[@]}" -append "$append loglevel=7" \
+in_root timeout -k 5 "$TIMEOUT" "${qemu[@]}" -append "$append loglevel=7" 2> "$run/qemu.log" \
 	-serial "file:$run/console" -serial "file:$run/output" -serial "file:$run/status" &
 qemu_pid=$!
 tail -n +1 -f --pid="$qemu_pid" -s 0.2 "$run/output" &
@@ -128,7 +128,9 @@ fi
 if [ ! -s "$run/status" ]; then
 	echo "vm-run: no exit status from the guest$([ "$hang" = 124 ] && echo " within $TIMEOUT s (TIMEOUT=)"); the console's end:" >&2
 	tail -n 30 "$run/console" >&2
-	[ ! -s "$run/vgpu.log" ] || tail -n 10 "$run/vgpu.log" >&2
+	for f in qemu.log vgpu.log; do
+		[ ! -s "$run/$f" ] || tail -n 10 "$run/$f" >&2
+	done
 	exit 124
 fi
 exit "$(cat "$run/status")"
