@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Atomics: among harts, against the CPU, and reservations.
+
+use crate::asm::assemble;
+use crate::rig::Mirror;
+use crate::rig::Rig;
+use crate::CODE;
+use crate::DATA;
+use rsvm_vgpu::config::Config;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+const HARTS: u64 = 512;
+const ADDS: u64 = 200;
+
+fn adds(instructions: &str) -> Vec<u8> {
+    assemble(&format!(
+        "
+        li   t2, {ADDS}
+        li   t0, 1
+    1:  {instructions}
+        addi t2, t2, -1
+        bnez t2, 1b
+        ret
+        "
+    ))
+}
+
+const AMO: &str = "amoadd.d x0, t0, (a0)";
+const CAS: &str = "
+    2:  lr.d t3, (a0)
+        add  t3, t3, t0
+        sc.d t4, t3, (a0)
+        bnez t4, 2b";
+/// A lock by swap, around a plain increment.
+const LOCK: &str = "
+        addi t5, a0, 128
+    2:  amoswap.w.aq t3, t0, (t5)
+        bnez t3, 2b
+        ld   t4, 0(a0)
+        addi t4, t4, 1
+        sd   t4, 0(a0)
+        amoswap.w.rl x0, x0, (t5)";
+
+#[test]
+fn harts_lose_no_updates_among_each_other() {
+    for (what, vram) in [
+        (AMO, false),
+        (AMO, true),
+        (CAS, false),
+        (CAS, true),
+        (LOCK, false),
+    ] {
+        let mut rig = Rig::new(Config {
+            compute_threads: 2,
+            ..Config::default()
+        });
+        let mirror = rig.mirror(0);
+        rig.load(&mirror, CODE, &adds(what));
+        let ram = rig.pages(1);
+        if vram {
+            rig.map_vram(&mirror, DATA, 0x1f0_0000, 0);
+        } else {
+            rig.map(&mirror, DATA, ram, 0);
+        }
+        rig.launch(&mirror, CODE, DATA, HARTS, 0);
+        rig.wait_idle(&mirror);
+        let sum = if vram {
+            let mut word = [0; 8];
+            let at = rsvm_vgpu::mem::PhysAddr::new(rsvm_vgpu::mem::Aperture::Vid, 0x1f0_0000);
+            rig.core.mem.enter().read(at, &mut word).unwrap();
+            u64::from_le_bytes(word)
+        } else {
+            rig.read(ram)
+        };
+        assert_eq!(sum, HARTS * ADDS, "{what}");
+        assert_eq!(rig.core.atomics.lost_updates(), 0);
+    }
+}
+
+#[test]
+fn the_cpu_loses_updates_and_they_are_counted() {
+    for what in [AMO, CAS] {
+        let mut config = Config::default();
+        config.inject.atomic_window = Duration::from_micros(20);
+        let mut rig = Rig::new(config);
+        let mirror = rig.mirror(0);
+        rig.load(&mirror, CODE, &adds(what));
+        let ram = rig.pages(1);
+        rig.map(&mirror, DATA, ram, 0);
+        rig.launch(&mirror, CODE, DATA, HARTS, 0);
+        // A CPU that counts in the same word, atomically as it thinks.
+        let mut mine = 0;
+        while !rig.engine.idle(0) {
+            for _ in 0..100 {
+                rig.word(ram).fetch_add(1, Ordering::SeqCst);
+            }
+            mine += 100;
+        }
+        let missing = HARTS * ADDS + mine - rig.read(ram);
+        let lost = rig.core.atomics.lost_updates();
+        assert!(missing > 0, "{what}: the window was never hit");
+        assert!(
+            lost > 0,
+            "{what}: {missing} updates went and none was counted"
+        );
+        assert!(lost <= missing, "{what}: {lost} counted, {missing} missing");
+    }
+}
+
+/// LR, tell the world, wait until told to go on, SC; the SC's result goes to
+/// word 2. Word 0 is reserved, word 8 (another line) is said, word 16 waited for.
+const HELD: &str = "
+        lr.d t0, (a0)
+        li   t1, 1
+        sd   t1, 64(a0)
+    1:  ld   t2, 128(a0)
+        beqz t2, 1b
+        sc.d t3, t1, (a0)
+        addi t3, t3, 10
+        sd   t3, 192(a0)
+        ret
+";
+
+fn held(rig: &mut Rig, mirror: &Mirror) -> u64 {
+    rig.load(mirror, CODE, &assemble(HELD));
+    let ram = rig.pages(1);
+    rig.map(mirror, DATA, ram, 0);
+    rig.write(ram, 7);
+    rig.launch(mirror, CODE, DATA, 1, 1);
+    rig.wait("the reservation", |rig| rig.read(ram + 64) == 1);
+    ram
+}
+
+fn result(rig: &mut Rig, mirror: &Mirror, ram: u64) -> u64 {
+    rig.write(ram + 128, 1);
+    rig.wait_idle(mirror);
+    rig.read(ram + 192)
+}
+
+#[test]
+fn a_reservation_lasts_until_something_ends_it() {
+    let mut rig = Rig::new(Config::default());
+    let mirror = rig.mirror(0);
+    let ram = held(&mut rig, &mirror);
+    assert_eq!(
+        result(&mut rig, &mirror, ram),
+        10,
+        "nothing happened, so the SC succeeds"
+    );
+    assert_eq!(rig.read(ram), 1);
+}
+
+#[test]
+fn an_invalidate_ends_a_reservation() {
+    let mut rig = Rig::new(Config::default());
+    let mirror = rig.mirror(0);
+    let ram = held(&mut rig, &mirror);
+    rig.invalidate();
+    assert_eq!(result(&mut rig, &mirror, ram), 11);
+    assert_eq!(rig.read(ram), 7);
+}
+
+#[test]
+fn a_store_of_the_same_value_by_another_hart_ends_a_reservation() {
+    for (store, line, want) in [
+        ("sd t0, 0(a0)", 0, 11),
+        ("sd t0, 8(a0)", 8, 11),
+        ("sd t0, 256(a0)", 256, 10),
+    ] {
+        let mut rig = Rig::new(Config::default());
+        let mirror = rig.mirror(0);
+        let other = rig.mirror(1);
+        let ram = held(&mut rig, &mirror);
+        rig.write(ram + line, 7);
+        rig.load(&other, CODE, &assemble(&format!("li t0, 7\n{store}\nret")));
+        rig.map(&other, DATA, ram, 0);
+        rig.launch(&other, CODE, DATA, 1, 1);
+        rig.wait_idle(&other);
+        assert_eq!(result(&mut rig, &mirror, ram), want, "{store}");
+    }
+}
+
+#[test]
+fn a_write_by_the_cpu_is_not_seen_by_the_reservation() {
+    let mut rig = Rig::new(Config::default());
+    let mirror = rig.mirror(0);
+    let ram = held(&mut rig, &mirror);
+    rig.write(ram, 1000);
+    assert_eq!(result(&mut rig, &mirror, ram), 10, "hardware cannot know");
+    assert_eq!(rig.read(ram), 1);
+    assert_eq!(rig.core.atomics.lost_updates(), 1, "but the model does");
+}
