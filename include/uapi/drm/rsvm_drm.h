@@ -252,22 +252,25 @@ struct drm_rsvm_event {
 	__u32 dropped;
 };
 
-#define DRM_IOCTL_RSVM_QUERY \
-	DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_QUERY, struct drm_rsvm_query)
-#define DRM_IOCTL_RSVM_VM_CREATE \
-	DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_VM_CREATE, struct drm_rsvm_vm_create)
-#define DRM_IOCTL_RSVM_VM_DESTROY \
-	DRM_IOW(DRM_COMMAND_BASE + DRM_RSVM_VM_DESTROY, struct drm_rsvm_vm_destroy)
-#define DRM_IOCTL_RSVM_QUEUE_CREATE \
-	DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_QUEUE_CREATE, struct drm_rsvm_queue_create)
-#define DRM_IOCTL_RSVM_QUEUE_DESTROY \
-	DRM_IOW(DRM_COMMAND_BASE + DRM_RSVM_QUEUE_DESTROY, struct drm_rsvm_queue_destroy)
-#define DRM_IOCTL_RSVM_EXEC \
-	DRM_IOW(DRM_COMMAND_BASE + DRM_RSVM_EXEC, struct drm_rsvm_exec)
-#define DRM_IOCTL_RSVM_WAIT_USER_FENCE \
-	DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_WAIT_USER_FENCE, struct drm_rsvm_wait_user_fence)
-#define DRM_IOCTL_RSVM_EVENT_OPEN \
-	DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_EVENT_OPEN, struct drm_rsvm_event_open)
+/* An enum rather than macros, so that bindings in other languages get the values. */
+enum {
+	DRM_IOCTL_RSVM_QUERY =
+		DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_QUERY, struct drm_rsvm_query),
+	DRM_IOCTL_RSVM_VM_CREATE =
+		DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_VM_CREATE, struct drm_rsvm_vm_create),
+	DRM_IOCTL_RSVM_VM_DESTROY =
+		DRM_IOW(DRM_COMMAND_BASE + DRM_RSVM_VM_DESTROY, struct drm_rsvm_vm_destroy),
+	DRM_IOCTL_RSVM_QUEUE_CREATE =
+		DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_QUEUE_CREATE, struct drm_rsvm_queue_create),
+	DRM_IOCTL_RSVM_QUEUE_DESTROY =
+		DRM_IOW(DRM_COMMAND_BASE + DRM_RSVM_QUEUE_DESTROY, struct drm_rsvm_queue_destroy),
+	DRM_IOCTL_RSVM_EXEC =
+		DRM_IOW(DRM_COMMAND_BASE + DRM_RSVM_EXEC, struct drm_rsvm_exec),
+	DRM_IOCTL_RSVM_WAIT_USER_FENCE =
+		DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_WAIT_USER_FENCE, struct drm_rsvm_wait_user_fence),
+	DRM_IOCTL_RSVM_EVENT_OPEN =
+		DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_EVENT_OPEN, struct drm_rsvm_event_open),
+};
 
 #if defined(__cplusplus)
 }

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * What the CPU's code and the GPU's code both know: pointers in these
+ * structures mean the same on either side.
+ */
+#ifndef DEMO_SHARED_H
+#define DEMO_SHARED_H
+
+#include <stdint.h>
+
+/* c[i] = a[i] + b[i] for i below count */
+struct vector_add {
+	const uint64_t *a;
+	const uint64_t *b;
+	uint64_t *c;
+	uint64_t count;
+};
+
+struct node {
+	struct node *next;
+	uint64_t key;
+	uint64_t value;
+	uint64_t visits;
+};
+
+/* Looks each key up, adds 1 to the node's visits and writes
+ * found[i] = value + key, or NOT_FOUND. */
+struct lookup {
+	struct node **buckets;
+	uint64_t bucket_mask;
+	const uint64_t *keys;
+	uint64_t *found;
+	uint64_t count;
+};
+
+#define NOT_FOUND UINT64_MAX
+
+static inline uint64_t hash(uint64_t key)
+{
+	key ^= key >> 33;
+	key *= 0xff51afd7ed558ccdULL;
+	key ^= key >> 33;
+	return key;
+}
+
+/* One Jacobi step of the heat equation on a width x height grid. */
+struct stencil {
+	const float *from;
+	float *to;
+	uint64_t width;
+	uint64_t height;
+	float rate;
+};
+
+static inline float stencil_point(const struct stencil *s, uint64_t x, uint64_t y)
+{
+	const float *p = s->from + y * s->width + x;
+	float sum = p[-1] + p[1] + p[-(int64_t)s->width] + p[s->width];
+
+	return p[0] + s->rate * (sum - 4.0f * p[0]);
+}
+
+#endif
