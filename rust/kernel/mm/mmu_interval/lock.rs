@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The lock of a device's page tables.
+
+use super::Mirror;
+use crate::{
+    mm::addr::PageRange,
+    prelude::*,
+    str::CStr,
+    sync::{
+        LockClassKey,
+        Mutex,
+        MutexGuard, //
+    }, //
+};
+
+/// Creates a [`PtLock`] initialiser from the tables, the book and a name, with a lock class of its
+/// own.
+#[macro_export]
+macro_rules! new_pt_lock {
+    ($pt:expr, $book:expr $(, $name:literal)? $(,)?) => {
+        $crate::mm::mmu_interval::PtLock::new(
+            $pt, $book, $crate::optional_name!($($name)?), $crate::static_lock_class!())
+    };
+}
+
+/// What the lock protects.
+pub(in crate::mm) struct Protected<T: Mirror> {
+    pub(in crate::mm) pt: T::Pt,
+    pub(in crate::mm) book: T::Book,
+    unacknowledged: Unacknowledged,
+}
+
+// Nothing in it is ever handed out pinned.
+impl<T: Mirror> Unpin for Protected<T> {}
+
+/// Flushes that were started and not yet waited for.
+#[derive(Default)]
+struct Unacknowledged {
+    count: usize,
+    /// Covers the ranges of all of them; [`None`] if and only if `count` is zero.
+    hull: Option<PageRange>,
+}
+
+/// The page-table lock: a mutex around the device's page tables of one process.
+///
+/// Its address identifies the mirrored space.
+#[pin_data]
+pub struct PtLock<T: Mirror> {
+    #[pin]
+    inner: Mutex<Protected<T>>,
+}
+
+impl<T: Mirror> PtLock<T> {
+    /// Made by [`new_pt_lock!`](crate::new_pt_lock).
+    pub fn new(
+        pt: T::Pt,
+        book: T::Book,
+        name: &'static CStr,
+        key: Pin<&'static LockClassKey>,
+    ) -> impl PinInit<Self> {
+        pin_init!(Self {
+            inner <- Mutex::new(
+                Protected::<T> { pt, book, unacknowledged: Unacknowledged::default() },
+                name,
+                key,
+            ),
+        })
+    }
+
+    /// Takes the lock; sleeps.
+    pub fn lock(&self) -> PtGuard<'_, T> {
+        PtGuard {
+            lock: self,
+            inner: self.inner.lock(),
+        }
+    }
+
+    /// Takes the lock if that is possible at once.
+    pub fn try_lock(&self) -> Option<PtGuard<'_, T>> {
+        Some(PtGuard {
+            lock: self,
+            inner: self.inner.try_lock()?,
+        })
+    }
+
+    /// The value by which core tells exclusive access of this space from that of others.
+    pub(in crate::mm) fn owner(&self) -> *mut c_void {
+        core::ptr::from_ref(self).cast_mut().cast()
+    }
+}
+
+/// Holds a [`PtLock`].
+///
+/// The tables can only be read through it: entries enter through a
+/// [`Commit`](crate::mm::hmm::Commit) and go through a [`Revoke`].
+pub struct PtGuard<'a, T: Mirror> {
+    lock: &'a PtLock<T>,
+    inner: MutexGuard<'a, Protected<T>>,
+}
+
+impl<T: Mirror> PtGuard<'_, T> {
+    /// The page tables.
+    pub fn pt(&self) -> &T::Pt {
+        &self.inner.pt
+    }
+
+    /// The other state under the lock.
+    pub fn book(&self) -> &T::Book {
+        &self.inner.book
+    }
+
+    /// The other state under the lock, to be changed.
+    pub fn book_mut(&mut self) -> &mut T::Book {
+        &mut self.inner.book
+    }
+
+    /// Both at once.
+    pub fn split(&mut self) -> (&T::Pt, &mut T::Book) {
+        let inner = &mut *self.inner;
+        (&inner.pt, &mut inner.book)
+    }
+
+    /// Whether this is a guard of `lock`.
+    pub(in crate::mm) fn is_of(&self, lock: &PtLock<T>) -> bool {
+        core::ptr::eq(self.lock, lock)
+    }
+
+    /// For [`Commit`](crate::mm::hmm::Commit).
+    pub(in crate::mm) fn protected(&mut self) -> &mut Protected<T> {
+        &mut self.inner
+    }
+
+    pub(super) fn revoke(&mut self) -> Revoke<'_, T> {
+        Revoke {
+            inner: &mut self.inner,
+        }
+    }
+
+    /// Notes that a flush of `range` was started.
+    pub(super) fn flush_started(&mut self, range: PageRange) {
+        let flushes = &mut self.inner.unacknowledged;
+        flushes.count += 1;
+        flushes.hull = Some(flushes.hull.map_or(range, |hull| hull.hull(range)));
+    }
+
+    /// Notes that one flush was acknowledged.
+    pub(super) fn flush_acknowledged(&mut self) {
+        let flushes = &mut self.inner.unacknowledged;
+        flushes.count -= 1;
+        if flushes.count == 0 {
+            flushes.hull = None;
+        }
+    }
+
+    /// Whether a flush is under way that may concern `range`.
+    pub(super) fn is_unacknowledged(&self, range: PageRange) -> bool {
+        self.inner
+            .unacknowledged
+            .hull
+            .is_some_and(|hull| hull.intersect(range).is_some())
+    }
+}
+
+/// The page tables, to take entries and rights away.
+///
+/// Nothing may be entered through it, except that a large entry may be replaced by smaller ones
+/// with the same pages and equal or fewer rights.
+pub struct Revoke<'a, T: Mirror> {
+    inner: &'a mut Protected<T>,
+}
+
+impl<T: Mirror> Revoke<'_, T> {
+    /// The page tables.
+    pub fn pt(&mut self) -> &mut T::Pt {
+        &mut self.inner.pt
+    }
+
+    /// The other state under the lock.
+    pub fn book(&mut self) -> &mut T::Book {
+        &mut self.inner.book
+    }
+
+    /// Both at once.
+    pub fn split(&mut self) -> (&mut T::Pt, &mut T::Book) {
+        (&mut self.inner.pt, &mut self.inner.book)
+    }
+}
