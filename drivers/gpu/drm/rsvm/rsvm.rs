@@ -1,41 +1,60 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! rsvm: a GPU uses any pointer of a process.
+//!
+//! From the hardware upwards: `regs` and `hw` are formats, `hal` what differs between chips, `mmu`
+//! page tables and their caches, `queue` channels, `fault` the way of a fault from the device to
+//! its completion. `svm`, the mirror of an address space, knows the hardware through a trait only.
+//! `driver`, `file` and what is around them are the interfaces to the kernel and to users.
+
+mod debugfs;
+mod dma;
+mod driver;
+mod events;
+mod fault;
+mod fence;
+mod file;
+mod gpu;
+mod hal;
+mod hw;
+mod irq;
+mod mmu;
+mod queue;
+mod regs;
+mod reset;
+mod stats;
+mod svm;
+mod vm;
 
 use kernel::{
-    device::Core,
+    driver::Registration,
     pci,
-    prelude::*, //
+    prelude::*,
+    workqueue::ModuleQueueGuard,
+    InPlaceModule,
+    ModuleMetadata,
+    ThisModule, //
 };
 
-struct Rsvm;
+#[pin_data]
+struct Rsvm {
+    #[pin]
+    _driver: Registration<pci::Adapter<driver::RsvmDriver>>,
+    /// Dropped last: no code of the module runs after that.
+    _workers: ModuleQueueGuard,
+}
 
-kernel::pci_device_table!(
-    PCI_TABLE,
-    <Rsvm as pci::Driver>::IdInfo,
-    [(
-        pci::DeviceId::from_id(pci::Vendor::REDHAT_QUMRANET, 0x10f0),
-        ()
-    )]
-);
-
-impl pci::Driver for Rsvm {
-    type IdInfo = ();
-    type Data<'bound> = ();
-
-    const ID_TABLE: pci::IdTable<Self::IdInfo> = &PCI_TABLE;
-
-    fn probe<'bound>(
-        pdev: &'bound pci::Device<Core<'_>>,
-        _info: Option<&'bound Self::IdInfo>,
-    ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
-        pdev.enable_device_mem()?;
-        dev_info!(pdev, "bound\n");
-        Ok(())
+impl InPlaceModule for Rsvm {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            // Before the driver, which may probe a device right away.
+            _workers: svm::space::WORKERS.start(c"rsvm", 0)?,
+            _driver <- Registration::new(<Self as ModuleMetadata>::NAME, module),
+        })
     }
 }
 
-kernel::module_pci_driver! {
+module! {
     type: Rsvm,
     name: "rsvm",
     authors: ["rsvm developers"],

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Serving the faults of one space: a turn of its worker.
+//!
+//! A turn takes what waits, serves it leaf by leaf, and ends with one completion, so that the
+//! device hears of it. No lock but the worker's own is held while memory is faulted in, which can
+//! take as long as a user process likes.
+
+mod leaf;
+
+use self::leaf::LeafTurn;
+use super::{
+    batch::{
+        Batch,
+        Fault, //
+    },
+    Reason, //
+};
+use crate::svm::{
+    device::{
+        Access,
+        Cancel,
+        Mmu,
+        LEAF_PAGES, //
+    },
+    leaf::{
+        Slot,
+        Window, //
+    },
+    node::{
+        leaf_index,
+        SpareLeaf, //
+    },
+    space::Space, //
+};
+use kernel::{
+    mm::{
+        addr::PageRange,
+        hmm::PfnBuf,
+        mmu_interval::IntervalSet, //
+    },
+    prelude::*,
+    sync::Arc, //
+};
+
+/// Leaves served in a turn; then the device is told, and others have theirs.
+const LEAVES_PER_TURN: usize = 32;
+/// What the worker of a space needs, allocated beforehand.
+pub(crate) struct Scratch<M: Mmu> {
+    batch: Batch,
+    /// Ranges whose PTEs the device has to learn about.
+    mapped: KVec<PageRange>,
+    cancelled: KVVec<Cancel>,
+    /// For each page of the leaf at hand, what is still to be made possible.
+    wanted: KVec<Option<Access>>,
+    window: KBox<Window>,
+    pfns: PfnBuf,
+    reserve: M::Reserve,
+    /// For the next leaf in which nothing was mapped yet.
+    spare: Option<SpareLeaf<M>>,
+}
+
+// Nothing in it is ever handed out pinned.
+impl<M: Mmu> Unpin for Scratch<M> {}
+
+impl<M: Mmu> Scratch<M> {
+    /// For up to `faults` faults in a turn.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(faults: usize) -> Result<Self> {
+        Ok(Self {
+            batch: Batch::new(faults)?,
+            mapped: KVec::with_capacity(LEAVES_PER_TURN, GFP_KERNEL)?,
+            cancelled: KVVec::with_capacity(faults, GFP_KERNEL)?,
+            wanted: KVec::from_elem(None, LEAF_PAGES, GFP_KERNEL)?,
+            window: KBox::init(
+                pin_init::init_array_from_fn(|_| Slot::default()),
+                GFP_KERNEL,
+            )?,
+            pfns: PfnBuf::new(LEAF_PAGES)?,
+            reserve: M::Reserve::default(),
+            spare: None,
+        })
+    }
+
+    /// Serves faults that wait, and lets the device go on.
+    pub(crate) fn turn(&mut self, space: &Arc<Space<M>>) {
+        // Taken out so that its faults can be lent while the rest is used.
+        let mut batch = core::mem::take(&mut self.batch);
+        space.take_faults(&mut batch);
+        if !batch.is_empty() && !space.mmu.is_gone() {
+            space.counters.batches.add(1);
+            space.counters.duplicates.add(batch.merge());
+            self.serve(space, &batch);
+        }
+        batch.clear();
+        self.batch = batch;
+    }
+
+    fn serve(&mut self, space: &Arc<Space<M>>, batch: &Batch) {
+        if let Some(session) = IntervalSet::enter(&space.intervals) {
+            let mut served = 0;
+            for faults in batch.leaves().take(LEAVES_PER_TURN) {
+                served += faults.len();
+                LeafTurn {
+                    space,
+                    session: &session,
+                    index: leaf_index(faults[0].addr),
+                    faults,
+                    scratch: &mut *self,
+                }
+                .serve();
+            }
+            space.put_back(batch.faults()[served..].iter());
+        } else {
+            for fault in batch.faults() {
+                self.cancel(space, fault, Reason::Exited);
+            }
+        }
+        // The faults of a space that was detached meanwhile ended with its queues.
+        if let Some(pdb) = space.pdb() {
+            space.counters.replays.add(1);
+            // A device that does not acknowledge has been stopped; nothing is left to do for it.
+            let _ = space.mmu.complete(pdb, &self.mapped, &self.cancelled);
+        }
+        self.mapped.clear();
+        self.cancelled.clear();
+    }
+
+    /// Ends a fault, and with it the queue that waits.
+    fn cancel(&mut self, space: &Space<M>, fault: &Fault, reason: Reason) {
+        if space.fault_failed(fault.source, fault.info(reason)) {
+            space.counters.cancelled.add(1);
+            // There is room for as many as there are faults.
+            let _ = self.cancelled.push_within_capacity(fault.cancel());
+        }
+    }
+
+    /// Has the device told about `range`, in the leaf that was mentioned last or a new one.
+    fn announce(&mut self, range: PageRange) {
+        match self.mapped.last_mut() {
+            Some(last) if leaf_index(last.start()) == leaf_index(range.start()) => {
+                *last = last.hull(range);
+            }
+            // There is room for each leaf of a turn.
+            _ => drop(self.mapped.push_within_capacity(range)),
+        }
+    }
+}

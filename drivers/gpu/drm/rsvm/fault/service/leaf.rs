@@ -1,0 +1,536 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The faults of one leaf.
+//!
+//! Fault in the pages that were asked for, look at the whole leaf, and commit what is present. If
+//! mm changed something meanwhile the commit is refused and all is done again. The sequence that
+//! tells so belongs to a whole node, so on a busy node every attempt can collide; after
+//! [`ATTEMPTS`] of them each page goes through an interval of its own, which only changes of that
+//! page disturb. What fails even there waits for another turn.
+
+use super::Scratch;
+use crate::{
+    fault::{
+        batch::{
+            pages,
+            Fault, //
+        },
+        Reason, //
+    },
+    svm::{
+        device::{
+            Access,
+            Mmu,
+            PageSize,
+            Prot,
+            Target,
+            LEAF_PAGES,
+            LEAF_SIZE, //
+        },
+        inject::INJECT,
+        leaf::Slot,
+        node::{
+            addresses_of,
+            Mirrored,
+            SpareLeaf, //
+        },
+        space::Space, //
+    }, //
+};
+use core::ops::Range;
+use kernel::{
+    mm::{
+        addr::{
+            PageRange,
+            VirtAddr, //
+        },
+        hmm::{
+            FaultError,
+            Reject, //
+        },
+        mmu_interval::{
+            IntervalRef,
+            MmSession, //
+        },
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    ptr::Alignment,
+    sync::Arc,
+    time::{
+        msecs_to_jiffies,
+        Jiffies, //
+    }, //
+};
+
+/// Collisions on a node before each page gets an interval of its own.
+const ATTEMPTS: usize = 2;
+/// Attempts through such an interval before the fault waits for another turn.
+const PAGE_ATTEMPTS: usize = 4;
+/// How long an attempt waits for changes of the address space that are under way, in ms.
+const PATIENCE: u32 = 50;
+
+/// Why an attempt did not serve a page.
+enum Missed {
+    /// Try again.
+    Collided,
+    /// Give up.
+    Failed(Reason),
+    /// The space or the device is gone.
+    Gone,
+}
+
+impl From<FaultError> for Missed {
+    fn from(error: FaultError) -> Self {
+        Self::Failed(match error {
+            FaultError::Busy => return Self::Collided,
+            FaultError::NoMapping => Reason::NoMapping,
+            FaultError::Protection => Reason::Protection,
+            FaultError::NoBacking => Reason::Io,
+            FaultError::NoMemory => Reason::NoMemory,
+            FaultError::Dying => Reason::Exited,
+            FaultError::Invalid => Reason::BadAddress,
+        })
+    }
+}
+
+impl From<Reject> for Missed {
+    fn from(reject: Reject) -> Self {
+        match reject {
+            Reject::Collided => Self::Collided,
+            Reject::Dead | Reject::WrongSpace => Self::Gone,
+        }
+    }
+}
+
+impl From<Error> for Missed {
+    fn from(error: Error) -> Self {
+        match error {
+            ENODEV | ESHUTDOWN => Self::Gone,
+            EINVAL => Self::Failed(Reason::BadAddress),
+            _ => Self::Failed(Reason::NoMemory),
+        }
+    }
+}
+
+/// The faults of one leaf, being served.
+pub(super) struct LeafTurn<'a, M: Mmu> {
+    pub(super) space: &'a Arc<Space<M>>,
+    pub(super) session: &'a MmSession<'a, Mirrored<M>>,
+    pub(super) index: usize,
+    pub(super) faults: &'a [Fault],
+    pub(super) scratch: &'a mut Scratch<M>,
+}
+
+impl<M: Mmu> LeafTurn<'_, M> {
+    /// Maps, cancels or puts back every fault.
+    pub(super) fn serve(mut self) {
+        let limit = self.session.limit();
+        self.scratch.wanted.fill(None);
+        for page in pages(self.faults) {
+            if page.addr() < limit {
+                self.scratch.wanted[page_in_leaf(page.addr())] = Some(page.access());
+            } else {
+                for fault in page.faults() {
+                    self.scratch.cancel(self.space, fault, Reason::BadAddress);
+                }
+            }
+        }
+        self.skip_mapped();
+        if self.is_done() {
+            return;
+        }
+        match self.attempts() {
+            Ok(()) | Err(Missed::Collided) => self.put_back(),
+            Err(Missed::Failed(reason)) => {
+                for page in 0..LEAF_PAGES {
+                    while self.scratch.wanted[page].is_some() {
+                        self.fail(page, reason);
+                    }
+                }
+            }
+            Err(Missed::Gone) => (),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.scratch.wanted.iter().all(Option::is_none)
+    }
+
+    /// Settles the pages that are mapped already, by an earlier turn or as a neighbour.
+    fn skip_mapped(&mut self) {
+        let guard = self.space.pt.lock();
+        let Some(leaf) = guard.pt().leaves.get(&self.index) else {
+            return;
+        };
+        let settled = settle(&mut self.scratch.wanted, |page| leaf.shadow.slot(page));
+        drop(guard);
+        self.space.counters.already_mapped.add(settled.count);
+        // The device may remember that there was nothing.
+        if let Some(range) = settled.pages.and_then(|pages| self.addresses(pages)) {
+            self.scratch.announce(range);
+        }
+    }
+
+    fn addresses(&self, pages: Range<usize>) -> Option<PageRange> {
+        addresses_of(self.index, pages)
+    }
+
+    /// Tries until each page is settled, or has used up its attempts.
+    fn attempts(&mut self) -> Result<(), Missed> {
+        let first = self.faults[0].addr;
+        let node = self.space.node(self.session, first)?;
+        let leaf = PageRange::block(first, Alignment::new::<LEAF_SIZE>())?;
+        let window = PageRange::new(leaf.start(), leaf.end().min(self.session.limit()))?;
+        for _ in 0..ATTEMPTS {
+            self.fault_in(&node)?;
+            if self.is_done() {
+                return Ok(());
+            }
+            match self.commit(&node, window) {
+                Ok(()) if self.is_done() => return Ok(()),
+                Ok(()) | Err(Missed::Collided) => self.space.counters.collisions.add(1),
+                Err(missed) => return Err(missed),
+            }
+        }
+        for page in 0..LEAF_PAGES {
+            if self.scratch.wanted[page].is_some() {
+                self.through_own_interval(&node, page)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the wanted pages accessible, as a CPU's access would: these and no others, runs of the
+    /// same access in one call. A page that cannot be is cancelled.
+    fn fault_in(&mut self, interval: &IntervalRef<Mirrored<M>>) -> Result<(), Missed> {
+        let mut from = 0;
+        while let Some((run, access)) = next_run(&self.scratch.wanted, from) {
+            from = run.end;
+            if run.len() > 1 && access != Access::Atomic {
+                match self.ask(interval, run.clone(), access) {
+                    Ok(()) => continue,
+                    Err(Missed::Failed(_)) => (),
+                    Err(missed) => return ignore_collision(missed),
+                }
+            }
+            // One by one, to find out which page cannot be had.
+            for page in run {
+                self.fault_in_page(interval, page)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fault_in_page(
+        &mut self,
+        interval: &IntervalRef<Mirrored<M>>,
+        page: usize,
+    ) -> Result<(), Missed> {
+        while let Some(access) = self.scratch.wanted[page] {
+            match self.ask(interval, page..page + 1, access) {
+                // System memory is the CPU's as well, and nothing keeps it away.
+                Ok(()) if access == Access::Atomic => self.fail(page, Reason::Atomic),
+                Ok(()) => break,
+                // Those that want less may still get it.
+                Err(Missed::Failed(reason)) => self.fail(page, reason),
+                Err(missed) => return ignore_collision(missed),
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(
+        &mut self,
+        interval: &IntervalRef<Mirrored<M>>,
+        pages: Range<usize>,
+        access: Access,
+    ) -> Result<(), Missed> {
+        let range = self
+            .addresses(pages)
+            .ok_or(Missed::Failed(Reason::BadAddress))?;
+        let write = access >= Access::Write;
+        let pfns = &mut self.scratch.pfns;
+        Ok(self
+            .session
+            .fault_in(interval, range, write, patience(), pfns)?)
+    }
+
+    /// Cancels the most intrusive faults that wait for `page`, for `reason`; the others stay.
+    fn fail(&mut self, page: usize, reason: Reason) {
+        let Some(access) = self.scratch.wanted[page].take() else {
+            return;
+        };
+        let waiting = pages(self.faults).find(|faults| page_in_leaf(faults.addr()) == page);
+        let Some(waiting) = waiting else {
+            return;
+        };
+        for fault in waiting.needing(access) {
+            self.scratch.cancel(self.space, fault, reason);
+        }
+        self.scratch.wanted[page] = waiting.weaker(access);
+    }
+
+    /// Puts the faults of pages that are still wanted behind those that wait.
+    fn put_back(&mut self) {
+        for page in pages(self.faults) {
+            let Some(access) = self.scratch.wanted[page_in_leaf(page.addr())] else {
+                continue;
+            };
+            let rest = page.faults().iter().filter(|fault| fault.access <= access);
+            self.space.counters.requeued.add(rest.clone().count());
+            self.space.put_back(rest);
+        }
+    }
+
+    /// Serves `page` through an interval that nothing but changes of this page disturb.
+    fn through_own_interval(
+        &mut self,
+        node: &IntervalRef<Mirrored<M>>,
+        page: usize,
+    ) -> Result<(), Missed> {
+        let Some(range) = self.addresses(page..page + 1) else {
+            return Ok(());
+        };
+        let interval = self.session.insert_within(node, range)?;
+        self.space.counters.temporary_intervals.add(1);
+        let result = self.attempts_on_page(&interval.handle(), range, page);
+        // The node watches the page, too, and saw all that happened since.
+        let mut guard = self.space.pt.lock();
+        if let Ok(dead) = interval.kill(&mut guard) {
+            drop(guard);
+            dead.remove();
+        }
+        result
+    }
+
+    fn attempts_on_page(
+        &mut self,
+        interval: &IntervalRef<Mirrored<M>>,
+        range: PageRange,
+        page: usize,
+    ) -> Result<(), Missed> {
+        for _ in 0..PAGE_ATTEMPTS {
+            self.fault_in_page(interval, page)?;
+            if self.scratch.wanted[page].is_none() {
+                break;
+            }
+            match self.commit(interval, range) {
+                Ok(()) if self.scratch.wanted[page].is_none() => break,
+                Ok(()) | Err(Missed::Collided) => self.space.counters.collisions.add(1),
+                Err(missed) => return Err(missed),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets aside all that a commit can need.
+    fn prepare(&mut self) -> Result {
+        let mmu = &self.space.mmu;
+        mmu.refill(&mut self.scratch.reserve)?;
+        if self.scratch.spare.is_none() {
+            let known = self.space.pt.lock().pt().leaves.get(&self.index).is_some();
+            if !known {
+                let spare = mmu.with_dma_device(SpareLeaf::new).ok_or(ENODEV)??;
+                self.scratch.spare = Some(spare);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at `window`, which `interval` covers, and maps what is present there.
+    fn commit(
+        &mut self,
+        interval: &IntervalRef<Mirrored<M>>,
+        window: PageRange,
+    ) -> Result<(), Missed> {
+        self.prepare()?;
+        let Self {
+            space,
+            session,
+            index,
+            scratch,
+            ..
+        } = self;
+        let index = *index;
+        let Scratch {
+            pfns,
+            window: slots,
+            wanted,
+            reserve,
+            spare,
+            ..
+        } = &mut **scratch;
+        let snapshot = session.snapshot(interval, window, patience(), pfns)?;
+        if INJECT.before_commit() {
+            return Err(Missed::Collided);
+        }
+
+        let mut guard = space.pt.lock();
+        let mut commit = snapshot.commit(&mut guard)?;
+        let (tree, book, present) = commit.split();
+        if book.dead {
+            return Err(Missed::Gone);
+        }
+        if tree.leaves.get(&index).is_none() {
+            let spare = spare.take().ok_or(Missed::Collided)?;
+            tree.leaves.insert(spare.into_leaf(index));
+        }
+        let leaf = tree.leaves.get_mut(&index).ok_or(Missed::Collided)?;
+
+        slots.fill(Slot::default());
+        let first = page_in_leaf(window.start());
+        let entered = space.mmu.with_dma_device(|dev| {
+            for i in 0..window.pages() {
+                let (Some(page), Some(dma)) = (present.get(i), leaf.dma.as_mut()) else {
+                    continue;
+                };
+                let (addr, write) = match page.writable() {
+                    Some(page) => (dma.map(dev, first + i, page), true),
+                    None => (dma.map(dev, first + i, page), false),
+                };
+                // A page without a bus address is as good as absent.
+                if let Ok(addr) = addr {
+                    let target = Target::System(addr);
+                    let prot = Prot {
+                        write,
+                        atomic: false,
+                    };
+                    leaf.shadow.hold(first + i, target);
+                    slots[first + i] = Slot::live(target, prot);
+                }
+            }
+        });
+        if entered.is_none() {
+            return Err(Missed::Gone);
+        }
+
+        let (done, result) =
+            leaf.shadow
+                .commit(&mut tree.tables, slots, reserve, |tables, pages| {
+                    if let Some(range) = addresses_of(index, pages) {
+                        let flush = space.mmu.invalidate(tables, Some(range));
+                        // Nothing is given back here: the same pages are mapped again.
+                        let _ = space.mmu.wait(flush);
+                    }
+                });
+        let strongest = wanted.iter().flatten().copied().max();
+        let settled = settle(wanted, |page| leaf.shadow.slot(page));
+        drop(guard);
+        drop(done.surplus);
+
+        let [small, big, huge] = done.ptes;
+        let mapped = small + big * PageSize::Size64K.pages() + huge * LEAF_PAGES;
+        let counters = &space.counters;
+        counters.count_ptes(done.ptes);
+        counters.pages_served.add(settled.count);
+        counters
+            .prefetched
+            .add(mapped.saturating_sub(settled.count));
+        if let Some(range) = done.mapped.and_then(|pages| addresses_of(index, pages)) {
+            scratch.announce(range);
+        }
+        if let (Some(pages), Some(access)) = (settled.pages, strongest) {
+            let addr = index * LEAF_SIZE + pages.start * PAGE_SIZE;
+            space.sink.served(addr as u64, mapped * PAGE_SIZE, access);
+        }
+        Ok(result?)
+    }
+}
+
+/// Collisions while faulting in are counted where they are noticed: at the commit.
+fn ignore_collision(missed: Missed) -> Result<(), Missed> {
+    match missed {
+        Missed::Collided => Ok(()),
+        missed => Err(missed),
+    }
+}
+
+fn patience() -> Jiffies {
+    msecs_to_jiffies(PATIENCE)
+}
+
+fn page_in_leaf(addr: VirtAddr) -> usize {
+    addr.as_usize() % LEAF_SIZE / PAGE_SIZE
+}
+
+/// The first wanted page from `from` on, with those behind it that want the same.
+fn next_run(wanted: &[Option<Access>], from: usize) -> Option<(Range<usize>, Access)> {
+    let start = from + wanted[from..].iter().position(Option::is_some)?;
+    let access = wanted[start]?;
+    let len = wanted[start..]
+        .iter()
+        .take_while(|&&wanted| wanted == Some(access))
+        .count();
+    Some((start..start + len, access))
+}
+
+/// Pages that are wanted no more.
+#[derive(Default)]
+struct Settled {
+    count: usize,
+    /// Covers them all.
+    pages: Option<Range<usize>>,
+}
+
+/// Strikes out what is wanted and mapped with enough rights.
+fn settle(wanted: &mut [Option<Access>], slot: impl Fn(usize) -> Slot) -> Settled {
+    let mut settled = Settled::default();
+    for (page, wanted) in wanted.iter_mut().enumerate() {
+        let slot = slot(page);
+        let allowed = match wanted {
+            None => false,
+            Some(Access::Read) => slot.is_live(),
+            Some(Access::Write) => slot.is_live() && slot.prot().write,
+            Some(Access::Atomic) => slot.is_live() && slot.prot().atomic,
+        };
+        if allowed {
+            *wanted = None;
+            settled.count += 1;
+            let start = settled.pages.map_or(page, |pages| pages.start);
+            settled.pages = Some(start..page + 1);
+        }
+    }
+    settled
+}
+
+#[cfg(CONFIG_DRM_RSVM_KUNIT_TEST)]
+#[kunit_tests(rsvm_fault_leaf)]
+mod tests {
+    use super::*;
+
+    const R: Option<Access> = Some(Access::Read);
+    const W: Option<Access> = Some(Access::Write);
+
+    #[test]
+    fn runs_end_where_the_access_changes() {
+        let wanted = [None, R, R, W, None, W];
+        assert_eq!(next_run(&wanted, 0), Some((1..3, Access::Read)));
+        assert_eq!(next_run(&wanted, 3), Some((3..4, Access::Write)));
+        assert_eq!(next_run(&wanted, 4), Some((5..6, Access::Write)));
+        assert_eq!(next_run(&wanted, 6), None);
+    }
+
+    #[test]
+    fn only_enough_rights_settle() {
+        let live = |write| {
+            let prot = Prot {
+                write,
+                atomic: false,
+            };
+            Slot::live(Target::System(0x1000), prot)
+        };
+        let slots = [
+            live(false),
+            live(false),
+            live(true),
+            Slot::default(),
+            live(true),
+        ];
+        let mut wanted = [R, W, W, R, Some(Access::Atomic)];
+        let settled = settle(&mut wanted, |page| slots[page]);
+        assert_eq!(settled.count, 2);
+        assert_eq!(settled.pages, Some(0..3));
+        assert_eq!(wanted, [None, W, None, R, Some(Access::Atomic)]);
+    }
+}

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The mirrored address space of a process. Nothing in here knows which GPU it is for.
+
+pub(crate) mod counters;
+pub(crate) mod device;
+pub(crate) mod inject;
+pub(crate) mod leaf;
+pub(crate) mod node;
+pub(crate) mod space;

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a space has done so far, for people and tests to read.
+
+use super::device::PageSize;
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
+};
+
+/// A number that only grows.
+pub(crate) struct Counter(Atomic<u64>);
+
+impl Counter {
+    const fn new() -> Self {
+        Self(Atomic::new(0))
+    }
+
+    pub(crate) fn add(&self, n: usize) {
+        if n != 0 {
+            // CAST: `usize` has 64 bits here.
+            self.0.add(n as u64, Relaxed);
+        }
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The counters of one space.
+        pub(crate) struct Counters {
+            $($(#[$doc])* pub(crate) $name: Counter,)*
+        }
+
+        impl Counters {
+            pub(crate) const fn new() -> Self {
+                Self { $($name: Counter::new(),)* }
+            }
+
+            /// Adds what `other` counted.
+            pub(crate) fn add_all(&self, other: &Self) {
+                $(self.$name.0.add(other.$name.get(), Relaxed);)*
+            }
+
+            /// Calls `f` with the name and value of each counter, in a fixed order.
+            pub(crate) fn for_each(&self, mut f: impl FnMut(&str, u64)) {
+                $(f(stringify!($name), self.$name.get());)*
+            }
+        }
+    };
+}
+
+counters! {
+    /// Faults that came in.
+    faults,
+    /// Turns of the worker.
+    batches,
+    /// Faults merged into one of the same queue and page.
+    duplicates,
+    /// Faults dropped because too many waited; they are reported again after the next replay.
+    overflows,
+    /// Pages that were mapped already when their fault was looked at.
+    already_mapped,
+    /// Pages that faulted and were mapped.
+    pages_served,
+    /// Pages mapped because a neighbour faulted.
+    prefetched,
+    /// PTEs written, by size.
+    ptes_4k,
+    ptes_64k,
+    ptes_2m,
+    /// Replays, each after one invalidation.
+    replays,
+    /// Faults cancelled.
+    cancelled,
+    /// Invalidations by mm that found something mapped.
+    invalidations,
+    /// Large PTEs split because a part of them went.
+    demotions,
+    /// Pages marked dirty because the device could write them.
+    dirtied,
+    /// Snapshots rejected because mm had changed something meanwhile.
+    collisions,
+    /// Intervals of one page inserted to get past collisions.
+    temporary_intervals,
+    /// Faults sent to the back of the queue after too many collisions.
+    requeued,
+    /// Intervals inserted.
+    intervals,
+    /// Intervals removed because nothing was mapped in them.
+    pruned,
+}
+
+impl Counters {
+    /// Adds PTEs as [`Commit::ptes`](super::leaf::Commit) has them.
+    pub(crate) fn count_ptes(&self, ptes: [usize; 3]) {
+        self.ptes_4k.add(ptes[PageSize::Size4K as usize]);
+        self.ptes_64k.add(ptes[PageSize::Size64K as usize]);
+        self.ptes_2m.add(ptes[PageSize::Size2M as usize]);
+    }
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Knobs that widen races, so that tests hit them.
+
+use kernel::{
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
+};
+
+/// Set through debugfs, for all spaces; zero does nothing.
+pub(crate) struct Inject {
+    /// So many snapshots to come are treated as if mm had changed something under them.
+    pub(crate) collision: Atomic<u32>,
+    /// Microseconds to sleep between a snapshot and its commit.
+    pub(crate) commit_delay_us: Atomic<u32>,
+}
+
+pub(crate) static INJECT: Inject = Inject {
+    collision: Atomic::new(0),
+    commit_delay_us: Atomic::new(0),
+};
+
+impl Inject {
+    /// To be called between a snapshot and its commit, without locks. True if the snapshot is to
+    /// be given up.
+    pub(crate) fn before_commit(&self) -> bool {
+        let delay = self.commit_delay_us.load(Relaxed);
+        if delay != 0 {
+            fsleep(Delta::from_micros(delay.into()));
+        }
+        let mut left = self.collision.load(Relaxed);
+        while left != 0 {
+            match self.collision.cmpxchg(left, left - 1, Relaxed) {
+                Ok(_) => return true,
+                Err(now) => left = now,
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What lies under a space's page-table lock, and how mm takes entries away.
+//!
+//! A *node* is an aligned block of addresses that is watched by one interval notifier. Nodes are
+//! made when a fault lands in them, by the space's worker alone, and removed by it when nothing in
+//! them is mapped any more. A smaller node is disturbed less by changes of the address space
+//! nearby; a larger one costs less memory and fewer callbacks for a large `munmap()`.
+
+use super::{
+    device::{
+        Flushed,
+        Mmu,
+        LEAF_PAGES,
+        LEAF_SIZE, //
+    },
+    leaf::Leaf,
+    space::Space, //
+};
+use core::ops::Range;
+use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
+    mm::{
+        addr::{
+            PageRange,
+            VirtAddr, //
+        },
+        hmm::DmaMap,
+        mmu_interval::{
+            Event,
+            Interval,
+            Mirror,
+            PtLock,
+            Reason,
+            Revoke, //
+        },
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    ptr::Alignment,
+    rbtree::{
+        RBTree,
+        RBTreeNode,
+        RBTreeNodeReservation, //
+    },
+    sizes::SZ_64M,
+    sync::Arc, //
+};
+
+/// Size of a node in bytes.
+pub(super) const NODE_SIZE: Alignment = Alignment::new::<SZ_64M>();
+
+/// A leaf with the bus addresses of its pages.
+pub(crate) struct MappedLeaf<M: Mmu> {
+    pub(crate) shadow: KBox<Leaf<M::Tables>>,
+    /// `None` once the leaf was discarded.
+    pub(crate) dma: Option<DmaMap<Flushed>>,
+}
+
+/// A leaf that is not in the tree yet, with the memory to get there.
+pub(crate) struct SpareLeaf<M: Mmu> {
+    leaf: MappedLeaf<M>,
+    place: RBTreeNodeReservation<usize, MappedLeaf<M>>,
+}
+
+impl<M: Mmu> SpareLeaf<M> {
+    /// # Errors
+    ///
+    /// `ENOMEM`; `EOPNOTSUPP` if the device cannot share memory with a process.
+    pub(crate) fn new(dev: &Device<Bound>) -> Result<Self> {
+        Ok(Self {
+            leaf: MappedLeaf {
+                shadow: KBox::init(Leaf::new(), GFP_KERNEL)?,
+                dma: Some(DmaMap::new(dev, LEAF_PAGES)?),
+            },
+            place: RBTreeNodeReservation::new(GFP_KERNEL)?,
+        })
+    }
+
+    /// Makes it the leaf `index`.
+    pub(crate) fn into_leaf(mut self, index: usize) -> RBTreeNode<usize, MappedLeaf<M>> {
+        // OVERFLOW: A leaf is made for addresses of a process only.
+        self.leaf.shadow.place(VirtAddr::new(index * LEAF_SIZE));
+        self.place.into_node(index, self.leaf)
+    }
+}
+
+/// Leaves of a space by [`leaf_index`].
+pub(super) type Leaves<M> = RBTree<usize, MappedLeaf<M>>;
+
+/// Which leaf holds the byte at `addr`.
+pub(crate) fn leaf_index(addr: VirtAddr) -> usize {
+    addr.as_usize() / LEAF_SIZE
+}
+
+/// The pages of `range` in the leaf `index`, counted from the leaf's start; `None` if the leaf
+/// begins behind them. The leaf does not end before them.
+fn pages_of(index: usize, range: PageRange) -> Option<Range<usize>> {
+    // OVERFLOW: A leaf exists for addresses of a process only, far from the end of all.
+    let base = index * LEAF_SIZE;
+    let end = range
+        .end()
+        .as_usize()
+        .checked_sub(base)
+        .filter(|&end| end != 0)?;
+    let start = range.start().as_usize().saturating_sub(base);
+    Some(start / PAGE_SIZE..(end / PAGE_SIZE).min(LEAF_PAGES))
+}
+
+/// The addresses of `pages` of the leaf `index`, which are not none.
+pub(crate) fn addresses_of(index: usize, pages: Range<usize>) -> Option<PageRange> {
+    let at = |page: usize| VirtAddr::new(index * LEAF_SIZE + page * PAGE_SIZE);
+    PageRange::new(at(pages.start), at(pages.end)).ok()
+}
+
+/// The page tables of a space and their shadow.
+pub(crate) struct Tree<M: Mmu> {
+    pub(crate) tables: M::Tables,
+    pub(crate) leaves: Leaves<M>,
+}
+
+impl<M: Mmu> Tree<M> {
+    /// Calls `f` for each leaf that has pages in `range`, with these.
+    fn for_each_leaf(
+        &mut self,
+        range: PageRange,
+        mut f: impl FnMut(&mut M::Tables, usize, &mut MappedLeaf<M>, Range<usize>),
+    ) {
+        let mut cursor = self
+            .leaves
+            .cursor_lower_bound_mut(&leaf_index(range.start()));
+        while let Some(mut leaf) = cursor {
+            let (&index, mapped) = leaf.current_mut();
+            let Some(pages) = pages_of(index, range) else {
+                break;
+            };
+            f(&mut self.tables, index, mapped, pages);
+            cursor = leaf.move_next();
+        }
+    }
+
+    /// Whether something is mapped in `range`, or may still be in use.
+    pub(super) fn is_hit(&self, range: PageRange) -> bool {
+        let mut from = leaf_index(range.start());
+        while let Some(cursor) = self.leaves.cursor_lower_bound(&from) {
+            let (&index, leaf) = cursor.current();
+            match pages_of(index, range) {
+                None => return false,
+                Some(pages) if leaf.shadow.is_hit(pages.clone()) => return true,
+                Some(_) => from = index + 1,
+            }
+        }
+        false
+    }
+}
+
+/// Other state under the lock.
+pub(crate) struct Book<M: Mmu> {
+    /// By address divided by [`NODE_SIZE`].
+    pub(super) nodes: RBTree<usize, Interval<Mirrored<M>>>,
+    /// Leaves that were taken out of the tree, to be dropped without the lock.
+    pub(super) discarded: Leaves<M>,
+    /// The space was destroyed: nothing is entered any more.
+    pub(crate) dead: bool,
+    /// A node may have become empty.
+    pub(super) wants_prune: bool,
+}
+
+impl<M: Mmu> Book<M> {
+    pub(super) fn new() -> Self {
+        Self {
+            nodes: RBTree::new(),
+            discarded: RBTree::new(),
+            dead: false,
+            wants_prune: false,
+        }
+    }
+}
+
+/// A space as mm calls it back.
+pub(crate) struct Mirrored<M: Mmu>(pub(super) Arc<Space<M>>);
+
+/// An invalidation under way.
+pub(crate) struct Flush<M: Mmu> {
+    in_flight: M::InFlight,
+    due: Due,
+}
+
+/// What to do when it was acknowledged.
+#[derive(Clone, Copy)]
+pub(crate) struct Due {
+    /// Pages to retire: those that mm asked for.
+    range: PageRange,
+    /// The node goes, and its leaves with it.
+    discard: bool,
+}
+
+impl<M: Mmu> Mirror for Mirrored<M> {
+    type Pt = Tree<M>;
+    type Book = Book<M>;
+    type Flush = Flush<M>;
+    type Flushed = (Flushed, Due);
+
+    fn pt_lock(&self) -> &PtLock<Self> {
+        &self.0.pt
+    }
+
+    fn is_live(&self, range: PageRange, pt: &Tree<M>) -> bool {
+        pt.is_hit(range)
+    }
+
+    fn revoke(&self, event: &Event, mut pt: Revoke<'_, Self>) -> Option<Flush<M>> {
+        let space = &*self.0;
+        let range = event.range();
+        let discard = event.reason() == Reason::Kill;
+        let mut cleared: Option<PageRange> = None;
+        let (tree, book) = pt.split();
+        tree.for_each_leaf(range, |tables, index, leaf, hit| {
+            let mut pages = None;
+            if let Some(revoked) = leaf.shadow.revoke(tables, hit.clone()) {
+                space.counters.demotions.add(usize::from(revoked.demoted));
+                let dma = leaf.dma.as_mut().map(|dma| dma.revoke(hit));
+                space.counters.dirtied.add(dma.unwrap_or_default().dirtied);
+                pages = Some(revoked.pages);
+            }
+            if discard {
+                leaf.shadow.unhook(tables);
+                pages = Some(0..LEAF_PAGES);
+            }
+            if let Some(more) = pages.and_then(|pages| addresses_of(index, pages)) {
+                cleared = Some(cleared.map_or(more, |range| range.hull(more)));
+            }
+        });
+        if event.reason() == Reason::Unmap && !book.dead {
+            book.wants_prune = true;
+            space.wake_worker(&self.0);
+        }
+        let cleared = cleared?;
+        if !discard {
+            space.counters.invalidations.add(1);
+        }
+        Some(Flush {
+            in_flight: space.mmu.invalidate(&tree.tables, Some(cleared)),
+            due: Due { range, discard },
+        })
+    }
+
+    fn flush(&self, range: PageRange, mut pt: Revoke<'_, Self>) -> Flush<M> {
+        Flush {
+            in_flight: self.0.mmu.invalidate(&pt.pt().tables, Some(range)),
+            due: Due {
+                range,
+                discard: false,
+            },
+        }
+    }
+
+    fn wait(&self, flush: Flush<M>) -> (Flushed, Due) {
+        (self.0.mmu.wait(flush.in_flight), flush.due)
+    }
+
+    fn flushed(&self, (proof, due): (Flushed, Due), mut pt: Revoke<'_, Self>) {
+        let (tree, book) = pt.split();
+        // Without a device there is nothing left to unmap: spaces are destroyed before it goes.
+        self.0.mmu.with_dma_device(|dev| {
+            tree.for_each_leaf(due.range, |_, _, leaf, pages| {
+                // The only error is another device than the one the map was made for.
+                let _ = if due.discard {
+                    leaf.dma.take().map_or(Ok(()), |dma| dma.free(dev, &proof))
+                } else {
+                    leaf.dma
+                        .as_mut()
+                        .map_or(Ok(()), |dma| dma.unmap(dev, pages, &proof))
+                };
+            })
+        });
+        tree.for_each_leaf(due.range, |_, _, leaf, pages| leaf.shadow.retire(pages));
+        if due.discard {
+            discard_leaves(tree, book, due.range);
+        }
+    }
+}
+
+/// Moves the leaves in `range` from the tree to where they are dropped from without the lock.
+fn discard_leaves<M: Mmu>(tree: &mut Tree<M>, book: &mut Book<M>, range: PageRange) {
+    let mut cursor = tree
+        .leaves
+        .cursor_lower_bound_mut(&leaf_index(range.start()));
+    while let Some(leaf) = cursor {
+        if pages_of(*leaf.current().0, range).is_none() {
+            break;
+        }
+        let (next, leaf) = leaf.remove_current();
+        book.discarded.insert(leaf);
+        cursor = next;
+    }
+}

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A mirrored address space.
+//!
+//! Faults come in through [`Space::submit`] and are served by the space's own worker, so that a
+//! fault which blocks, in a user process that serves the memory say, keeps no other space waiting.
+//! [`Space::detach`] takes everything away from the device without waiting for the worker; the
+//! worker finds the intervals dead, drops what it has, and takes the space apart.
+//!
+//! Locks, outermost first: `scratch` (the worker's, held while it blocks; nobody else takes it) ›
+//! mmap_lock (inside the wrappers of `kernel::mm`) › folio lock › `pt` › those of the [`Mmu`].
+//! `detaching` is outside of `pt` and held by nobody who has one of the others; `pending` is a leaf.
+
+use super::{
+    counters::Counters,
+    device::{
+        Access,
+        Mmu,
+        Pdb,
+        Source,
+        Tables, //
+    },
+    node::{
+        Book,
+        Leaves,
+        Mirrored,
+        Tree,
+        NODE_SIZE, //
+    },
+};
+use crate::fault::{
+    batch::{
+        Batch,
+        Fault, //
+    },
+    service::Scratch,
+    FaultInfo, //
+};
+use kernel::{
+    mm::{
+        addr::{
+            PageRange,
+            VirtAddr, //
+        },
+        mmu_interval::{
+            new_pt_lock,
+            Interval,
+            IntervalRef,
+            IntervalSet,
+            MmSession,
+            PtLock, //
+        },
+        MmWithUser, //
+    },
+    module::this_module,
+    new_mutex,
+    new_spinlock,
+    prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNode, //
+    },
+    sync::{
+        atomic::{
+            AtomicFlag,
+            Relaxed, //
+        },
+        Arc,
+        Mutex,
+        SpinLock, //
+    },
+    warn_on,
+    workqueue::{
+        impl_has_work,
+        new_work,
+        ModuleQueue,
+        Work,
+        WorkItem, //
+    }, //
+};
+
+/// Faults that may wait for the worker. More than the device has hardware threads, which wait for
+/// one page each.
+const PENDING_FAULTS: usize = 2048;
+
+/// Sources that can be forgotten during a turn before nothing is cancelled in it any more.
+const FORGOTTEN_SOURCES: usize = 64;
+
+/// Where the workers of all spaces run. The module starts it before the first space is made, and
+/// what stops it is dropped after the last.
+pub(crate) static WORKERS: ModuleQueue = ModuleQueue::new();
+
+/// Where a space tells what became of its faults. May sleep, and is called without a lock.
+pub(crate) trait FaultSink: Send + Sync + 'static {
+    /// Faults at and behind byte `addr` were served, which mapped `len` bytes.
+    fn served(&self, addr: u64, len: usize, access: Access);
+
+    /// A fault of `source` cannot be served; it is about to be cancelled.
+    fn failed(&self, source: Source, info: FaultInfo);
+}
+
+/// Faults that wait for the worker.
+struct Pending {
+    faults: Batch,
+    /// Sources that were forgotten since the worker took faults the last time.
+    forgotten: KVec<Source>,
+}
+
+/// The mirror of one address space.
+#[pin_data]
+pub(crate) struct Space<M: Mmu> {
+    pub(crate) mmu: Arc<M>,
+    pub(crate) intervals: Arc<IntervalSet<Mirrored<M>>>,
+    #[pin]
+    pub(crate) pt: PtLock<Mirrored<M>>,
+    pdb: Pdb,
+    #[pin]
+    pending: SpinLock<Pending>,
+    #[pin]
+    scratch: Mutex<Scratch<M>>,
+    pub(crate) sink: Arc<dyn FaultSink>,
+    pub(crate) counters: Counters,
+    detached: AtomicFlag,
+    /// Held while the space is detached: whoever wants that, too, has to see it done.
+    #[pin]
+    detaching: Mutex<()>,
+    #[pin]
+    worker: Work<Space<M>>,
+}
+
+impl_has_work! {
+    impl{M: Mmu} HasWork<Self> for Space<M> { self.worker }
+}
+
+impl<M: Mmu> Space<M> {
+    /// Mirrors `mm` for the device behind `mmu`. May sleep on mmap_lock. [`Self::detach`] has to be
+    /// called in the end.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `EINTR` if the calling thread is killed; those of [`Mmu::new_tables`].
+    pub(crate) fn new(mmu: Arc<M>, mm: &MmWithUser, sink: Arc<dyn FaultSink>) -> Result<Arc<Self>> {
+        let tables = mmu.new_tables()?;
+        let intervals = IntervalSet::new((&**mm).into())?;
+        let scratch = Scratch::new(PENDING_FAULTS)?;
+        let pending = Pending {
+            faults: Batch::new(PENDING_FAULTS)?,
+            forgotten: KVec::with_capacity(FORGOTTEN_SOURCES, GFP_KERNEL)?,
+        };
+        let this = Arc::pin_init(
+            pin_init!(Self {
+                mmu,
+                intervals,
+                pdb: tables.pdb(),
+                pt <- new_pt_lock!(
+                    Tree { tables, leaves: RBTree::new() },
+                    Book::new(),
+                    "Space::pt",
+                ),
+                pending <- new_spinlock!(pending, "Space::pending"),
+                scratch <- new_mutex!(scratch, "Space::scratch"),
+                sink,
+                counters: Counters::new(),
+                detached: AtomicFlag::new(false),
+                detaching <- new_mutex!((), "Space::detaching"),
+                worker <- new_work!("Space::worker"),
+            }),
+            GFP_KERNEL,
+        )?;
+        // The first interval of a process is the only one whose insertion takes mmap_lock; let that
+        // be here, where the process itself is asking. It stays as long as the space.
+        let session = IntervalSet::enter(&this.intervals).ok_or(ESRCH)?;
+        this.node(&session, VirtAddr::new(0))?;
+        drop(session);
+        Ok(this)
+    }
+
+    /// Names the page tables in faults and invalidations; `None` once the space was detached.
+    pub(crate) fn pdb(&self) -> Option<Pdb> {
+        (!self.is_detached()).then_some(self.pdb)
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Whether [`Self::detach`] was called.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.detached.load(Relaxed)
+    }
+
+    /// Hands faults of this space to its worker. Does not sleep or allocate.
+    ///
+    /// What finds no room is dropped: the worker ends each turn with a replay, after which the
+    /// device reports it again.
+    pub(crate) fn submit(self: &Arc<Self>, faults: &[Fault]) {
+        self.counters.faults.add(faults.len());
+        let dropped = self.pending.lock().faults.extend(faults.iter());
+        self.counters.overflows.add(dropped);
+        self.wake_worker(self);
+    }
+
+    /// Puts faults that were taken behind those that wait.
+    pub(crate) fn put_back<'a>(&self, faults: impl Iterator<Item = &'a Fault>) {
+        let Pending {
+            faults: waiting,
+            forgotten,
+        } = &mut *self.pending.lock();
+        let known = faults.filter(|fault| !forgotten.contains(&fault.source));
+        self.counters.overflows.add(waiting.extend(known));
+    }
+
+    /// Swaps the faults that wait with `batch`, which is empty.
+    pub(crate) fn take_faults(&self, batch: &mut Batch) {
+        let mut pending = self.pending.lock();
+        pending.forgotten.clear();
+        core::mem::swap(&mut pending.faults, batch);
+    }
+
+    /// Neither serves nor cancels faults of `source` that are known so far: the queue is gone, and
+    /// another one may get its name.
+    pub(crate) fn forget(&self, source: Source) {
+        let mut pending = self.pending.lock();
+        pending.faults.retain(|fault| fault.source != source);
+        if !pending.forgotten.contains(&source) {
+            // If it is full, nothing is cancelled in this turn.
+            let _ = pending.forgotten.push_within_capacity(source);
+        }
+    }
+
+    /// Whether a fault of `source` that was taken may be one of a queue that was forgotten. If it
+    /// is not, the device reports it again.
+    fn is_forgotten(&self, source: Source) -> bool {
+        let forgotten = &self.pending.lock().forgotten;
+        forgotten.len() == forgotten.capacity() || forgotten.contains(&source)
+    }
+
+    /// Tells the owner of `source` that it failed; false if nobody owns it any more.
+    pub(crate) fn fault_failed(&self, source: Source, info: FaultInfo) -> bool {
+        let known = !self.is_forgotten(source);
+        if known {
+            self.sink.failed(source, info);
+        }
+        known
+    }
+
+    /// Tells the owner of `source` about a failure that the hardware reported.
+    pub(crate) fn queue_failed(&self, source: Source, info: FaultInfo) {
+        self.sink.failed(source, info);
+    }
+
+    /// Has the worker look for something to do. Any context; `this` is the same space.
+    pub(super) fn wake_worker(&self, this: &Arc<Self>) {
+        // Either it is queued now, or was queued already and has yet to run, or the module is going
+        // and no space is left.
+        let _ = WORKERS.enqueue(this.clone());
+    }
+
+    /// The interval that watches `addr`, which is made if need be. Called by the worker only.
+    ///
+    /// # Errors
+    ///
+    /// `ESHUTDOWN` if the space was detached; `EINVAL` if no process can have that address;
+    /// `ENOMEM`, `EINTR`.
+    pub(crate) fn node(
+        self: &Arc<Self>,
+        session: &MmSession<'_, Mirrored<M>>,
+        addr: VirtAddr,
+    ) -> Result<IntervalRef<Mirrored<M>>> {
+        let key = addr.as_usize() / NODE_SIZE.as_usize();
+        if let Some(interval) = self.pt.lock().book().nodes.get(&key) {
+            return Ok(interval.handle());
+        }
+        let range = PageRange::block(addr, NODE_SIZE)?;
+        let interval = session.insert(range, Mirrored(self.clone()))?;
+        let watched = interval.handle();
+        let node = RBTreeNode::new(key, interval, GFP_KERNEL)?;
+        let mut guard = self.pt.lock();
+        if guard.book().dead {
+            drop(guard);
+            return Err(ESHUTDOWN);
+        }
+        guard.book_mut().nodes.insert(node);
+        self.counters.intervals.add(1);
+        Ok(watched)
+    }
+
+    /// Takes the whole address space away from the device, for good: no PTE is left, the device
+    /// acknowledged that, and the pages are unmapped for DMA. Faults that wait are dropped.
+    ///
+    /// Bounded: neither the worker nor changes of the address space are waited for. The queues of
+    /// the space have been stopped, or else their next access is a fault that nobody serves.
+    pub(crate) fn detach(self: &Arc<Self>) {
+        let _detaching = self.detaching.lock();
+        self.detached.store(true, Relaxed);
+        self.pending.lock().faults.clear();
+        loop {
+            let mut guard = self.pt.lock();
+            guard.book_mut().dead = true;
+            let Some(interval) = first(&mut guard.book_mut().nodes) else {
+                break;
+            };
+            let Ok(dead) = interval.kill(&mut guard) else {
+                continue;
+            };
+            drop(guard);
+            dead.settle();
+        }
+        self.drop_discarded();
+        self.wake_worker(self);
+    }
+
+    /// Removes the nodes in which nothing is mapped.
+    fn prune(&self) {
+        // The first node is there for good.
+        let mut from = 1;
+        self.pt.lock().book_mut().wants_prune = false;
+        loop {
+            let mut guard = self.pt.lock();
+            let (tree, book) = guard.split();
+            let Some(cursor) = book.nodes.cursor_lower_bound(&from) else {
+                break;
+            };
+            let (&key, interval) = cursor.current();
+            from = key + 1;
+            if tree.is_hit(interval.range()) {
+                continue;
+            }
+            let Some(interval) = book.nodes.remove(&key) else {
+                continue;
+            };
+            if let Ok(dead) = interval.kill(&mut guard) {
+                drop(guard);
+                dead.remove();
+                self.counters.pruned.add(1);
+            }
+        }
+        self.drop_discarded();
+    }
+
+    /// Frees the leaves of nodes that went.
+    fn drop_discarded(&self) {
+        let discarded: Leaves<M> = {
+            let mut guard = self.pt.lock();
+            core::mem::replace(&mut guard.book_mut().discarded, RBTree::new())
+        };
+        drop(discarded);
+    }
+}
+
+/// Takes the first interval out.
+fn first<M: Mmu>(
+    nodes: &mut RBTree<usize, Interval<Mirrored<M>>>,
+) -> Option<Interval<Mirrored<M>>> {
+    let (_, node) = nodes.cursor_front_mut()?.remove_current();
+    Some(node.to_key_value().1)
+}
+
+impl<M: Mmu> WorkItem for Space<M> {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        if this.is_detached() {
+            // Nothing is inserted any more, and no callback may outlive the module.
+            this.intervals.barrier();
+            this.drop_discarded();
+            // What was mapped after that would stay for ever.
+            warn_on!(!this.pt.lock().pt().leaves.is_empty());
+            return;
+        }
+        // A turn can block for as long as a user likes, so the module must not be unloaded
+        // meanwhile. If it is being unloaded already, this space is about to be detached.
+        let Some(_module) = this_module::<crate::LocalModule>().try_get() else {
+            return;
+        };
+        if this.pt.lock().book().wants_prune {
+            this.prune();
+        }
+        this.scratch.lock().turn(&this);
+        if !this.pending.lock().faults.is_empty() {
+            this.wake_worker(&this);
+        }
+    }
+}
