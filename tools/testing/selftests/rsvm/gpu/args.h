@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What a GPU kernel of the selftests is given; shared by both sides. */
+#ifndef RSVM_GPU_ARGS_H
+#define RSVM_GPU_ARGS_H
+
+#include <stdint.h>
+
+/*
+ * Hart i works on the 64-bit word at addr + i * stride. The pointers are plain
+ * pointers of the process.
+ */
+struct gpu_args {
+	uint64_t addr;
+	uint64_t stride;		/* in bytes */
+	uint64_t value;
+	uint64_t other;			/* second value or address */
+	uint64_t rounds;		/* 0: until *stop is not zero */
+	volatile uint64_t *stop;	/* may be NULL */
+	struct gpu_result *out;		/* one per hart; may be NULL */
+};
+
+struct gpu_result {
+	uint64_t value;			/* last value seen, or what the kernel says */
+	uint64_t errors;
+};
+
+#endif /* RSVM_GPU_ARGS_H */

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <glob.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mem.h"
+#include "stats.h"
+
+/* The number behind @name and @separators in the lines of the file. */
+static long long find(const char *path, const char *name, const char *separators)
+{
+	size_t len = strlen(name);
+	long long value = -1;
+	char line[160];
+	FILE *f = fopen(path, "re");
+
+	if (!f)
+		return -1;
+	while (fgets(line, sizeof(line), f))
+		if (!strncmp(line, name, len) && strchr(separators, line[len]))
+			value = strtoll(line + len + 1, NULL, 0);
+	fclose(f);
+	return value;
+}
+
+/* A file of the device's directory in debugfs. */
+static int device_file(char *path, size_t size, const char *name)
+{
+	glob_t g;
+	int ret = glob("/sys/kernel/debug/rsvm-*", 0, NULL, &g);
+
+	if (ret)
+		return -1;
+	snprintf(path, size, "%s/%s", g.gl_pathv[0], name);
+	globfree(&g);
+	return 0;
+}
+
+long long fdinfo(int fd, const char *key)
+{
+	char path[48];
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	return find(path, key, ":");
+}
+
+long long device_stat(const char *name)
+{
+	char path[160];
+
+	return device_file(path, sizeof(path), "stats") ? -1 : find(path, name, " ");
+}
+
+bool inject(const char *knob, unsigned int value)
+{
+	char path[160], text[16];
+
+	snprintf(text, sizeof(text), "%u", value);
+	return !device_file(path, sizeof(path), knob) && !sys_write(path, text);
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the driver tells about itself, in fdinfo and in debugfs. */
+#ifndef RSVM_LIB_STATS_H
+#define RSVM_LIB_STATS_H
+
+#include <stdbool.h>
+
+/* The number after "@key:" in the fdinfo of @fd; -1 if there is none. */
+long long fdinfo(int fd, const char *key);
+/* A figure of the device by name, from debugfs; -1 if there is none. */
+long long device_stat(const char *name);
+/* Sets a knob that widens a race in the driver; false if there is none. */
+bool inject(const char *knob, unsigned int value);
+
+#endif /* RSVM_LIB_STATS_H */

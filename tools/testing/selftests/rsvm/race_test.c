@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Faults are served while the mm changes the very same memory. Delays injected
+ * into the driver (debugfs) make each race happen rather than perhaps; without
+ * them the tests still hold, only less sharply.
+ */
+#include "lib/rsvm_test.h"
+
+FIXTURE(race)
+{
+	struct gpu g;
+	struct gpu probe;
+	struct mem m;
+	struct gpu_args args;
+	struct gpu_result out[64];
+	volatile uint64_t stop;
+};
+
+FIXTURE_SETUP(race)
+{
+	ASSERT_OK(mem_get(&self->m, MEM_ANON, 2 * LEAF));
+	ASSERT_OK(gpu_open(&self->g));
+	ASSERT_OK(gpu_open_queue(&self->probe, &self->g));
+}
+
+FIXTURE_TEARDOWN(race)
+{
+	inject("inject_commit_delay_us", 0);
+	inject("inject_collision", 0);
+	gpu_close(&self->probe);
+	gpu_close(&self->g);
+	mem_put(&self->m);
+}
+
+static void pause_us(unsigned int us)
+{
+	int64_t end = now_ns() + us * 1000ll;
+
+	while (now_ns() < end)
+		;
+}
+
+/* A fresh page with @value at @p, in one step. */
+static void *replace(void *p, uint64_t value)
+{
+	void *fresh = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (fresh == MAP_FAILED)
+		return NULL;
+	*word_at(fresh, 0) = value;
+	return mremap(fresh, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, p);
+}
+
+/*
+ * The page is replaced between the snapshot and its commit. Holds: read_retry
+ * under the page-table lock; a commit without it leaves the old page in reach,
+ * and nothing would ever take it away.
+ */
+TEST_F(race, replaced_before_commit)
+{
+	inject("inject_commit_delay_us", 3000);
+	for (uint64_t r = 1; r <= 60; r++) {
+		char *p = self->m.p + r * 3 * PAGE;
+
+		*word_at(p, 0) = r;
+		self->args = (struct gpu_args){ .addr = (uintptr_t)p, .out = self->out };
+		ASSERT_OK(gpu_launch(&self->g, GPU_SYM_k_read, &self->args, 1));
+		/* Anywhere from before the fault to after the commit. */
+		pause_us(r * 211 % 6000);
+		ASSERT_EQ(p, replace(p, r + 1000));
+		ASSERT_OK(gpu_wait(&self->g));
+		ASSERT_TRUE(self->out[0].value == r || self->out[0].value == r + 1000);
+		ASSERT_EQ(r + 1000, gpu_peek(&self->probe, p)) TH_LOG("round %lu", r);
+	}
+}
+
+/* The same with rights: what became read-only meanwhile is not written. */
+TEST_F(race, protected_before_commit)
+{
+	inject("inject_commit_delay_us", 3000);
+	for (uint64_t r = 1; r <= 30; r++) {
+		char *p = self->m.p + r * 3 * PAGE;
+		uint64_t seen;
+		int ret;
+
+		*word_at(p, 0) = r;
+		self->args = (struct gpu_args){ .addr = (uintptr_t)p, .value = r + 1000 };
+		ASSERT_OK(gpu_launch(&self->g, GPU_SYM_k_write, &self->args, 1));
+		pause_us(r * 317 % 6000);
+		ASSERT_OK(mprotect(p, PAGE, PROT_READ));
+		/* From here on the word must not change any more. */
+		seen = *word_at(p, 0);
+		ret = gpu_wait(&self->g);
+		ASSERT_EQ(seen, *word_at(p, 0)) TH_LOG("round %lu", r);
+		ASSERT_EQ(seen == r ? -EIO : 0, ret);
+		if (!ret)
+			continue;
+		ASSERT_EQ(DRM_RSVM_FAULT_PROTECTION, self->g.fault_reason);
+		gpu_close(&self->probe);
+		gpu_close(&self->g);
+		ASSERT_OK(gpu_open(&self->g));
+		ASSERT_OK(gpu_open_queue(&self->probe, &self->g));
+	}
+}
+
+/*
+ * A page that the GPU writes all the time is given back and belongs to somebody
+ * else at once. Holds: the acknowledgement of the flush comes before the page
+ * goes; else the GPU's next store lands in the new owner.
+ */
+TEST_F(race, page_given_back_while_written)
+{
+	const uint64_t magic = 0xbad0bad0bad0bad0;
+	unsigned int reused = 0;
+
+	self->args = (struct gpu_args){
+		.addr = (uintptr_t)self->m.p,
+		.stride = 8,
+		.value = magic,
+		.stop = &self->stop,
+	};
+	ASSERT_OK(gpu_launch(&self->g, GPU_SYM_k_store, &self->args, 32));
+	for (int r = 0; r < 150; r++) {
+		uint64_t pfn, *other;
+
+		ASSERT_OK(await_change(word_at(self->m.p, 0), 0));
+		pfn = mem_pfn(self->m.p);
+		ASSERT_OK(madvise(self->m.p, PAGE, MADV_DONTNEED));
+		other = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		ASSERT_NE(MAP_FAILED, other);
+		for (int i = 0; i < 32; i++)
+			*(volatile uint64_t *)&other[i] = 1;
+		reused += mem_pfn(other) == pfn;
+		pause_us(2000);
+		for (int i = 0; i < 32; i++) {
+			ASSERT_EQ(1, *(volatile uint64_t *)&other[i]) TH_LOG("round %d", r);
+		}
+		ASSERT_OK(munmap(other, PAGE));
+	}
+	self->stop = 1;
+	ASSERT_OK(gpu_wait(&self->g));
+	/* Otherwise nothing was tested. */
+	EXPECT_GT(reused, 0);
+}
+
+/*
+ * Mappings that come and go at one address while faults there are served, so
+ * that the interval below is emptied, dropped and made again. Holds: no commit
+ * into a dead node; a PTE put there would be missed by every later invalidate.
+ */
+TEST_F(race, interval_comes_and_goes)
+{
+	const size_t size = 2 * LEAF;
+	char *p = self->m.p;
+
+	inject("inject_commit_delay_us", 2000);
+	for (uint64_t r = 1; r <= 40; r++) {
+		char *q = p + r % 7 * 64 * PAGE;
+
+		ASSERT_OK(gpu_poke(&self->probe, q, r));
+		ASSERT_OK(munmap(p, size));
+		ASSERT_EQ(p, mmap(p, size, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+		*word_at(q, 0) = r + 1000;
+		self->args = (struct gpu_args){ .addr = (uintptr_t)q, .out = self->out };
+		ASSERT_OK(gpu_launch(&self->g, GPU_SYM_k_read, &self->args, 1));
+		pause_us(r * 173 % 4000);
+		if (r & 1) {
+			ASSERT_OK(munmap(p + LEAF, LEAF));
+			ASSERT_EQ(p + LEAF, mmap(p + LEAF, LEAF, PROT_READ | PROT_WRITE,
+						 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+		}
+		ASSERT_OK(gpu_wait(&self->g));
+		ASSERT_EQ(r + 1000, self->out[0].value);
+		ASSERT_EQ(q, replace(q, r + 2000));
+		ASSERT_EQ(r + 2000, gpu_peek(&self->probe, q)) TH_LOG("round %lu", r);
+	}
+}
+
+static void *toggle(void *arg)
+{
+	FIXTURE_DATA(race) *self = arg;
+
+	while (!self->stop)
+		for (int prot = 0; prot < 2; prot++)
+			mprotect(self->m.p + PAGE, PAGE,
+				 prot ? PROT_READ | PROT_WRITE : PROT_READ);
+	return NULL;
+}
+
+/*
+ * Another thread changes a neighbour faster than any fault can be served, so
+ * each snapshot of the neighbourhood is void before it is committed. Holds: the
+ * temporary interval of one page; without it this never ends.
+ */
+TEST_F(race, progress_under_contention)
+{
+	long long temporary = device_stat("temporary_intervals");
+	pthread_t thread;
+
+	/* Both pages are there: nothing but the sequence stands in the way. */
+	*word_at(self->m.p, 0) = 1;
+	*word_at(self->m.p, PAGE) = 1;
+	inject("inject_commit_delay_us", 5000);
+	ASSERT_OK(pthread_create(&thread, NULL, toggle, self));
+	for (uint64_t i = 1; i <= 16; i++) {
+		char *p = self->m.p + i * 9 * PAGE;
+
+		ASSERT_OK(gpu_poke(&self->g, p, i));
+		EXPECT_EQ(i, *word_at(p, 0));
+	}
+	self->stop = 1;
+	ASSERT_OK(pthread_join(thread, NULL));
+	if (temporary >= 0) {
+		EXPECT_GT(device_stat("temporary_intervals"), temporary);
+	}
+}
+
+/* Snapshots that are told they collided: taken again, and at last through. */
+TEST_F(race, injected_collisions)
+{
+	long long collisions = device_stat("collisions");
+
+	if (!inject("inject_collision", 50))
+		SKIP(return, "this driver has no inject_collision");
+	ASSERT_OK(gpu_over(&self->g, GPU_SYM_k_write, self->m.p, PAGE, 512, 1, NULL));
+	for (uint64_t i = 0; i < 512; i++) {
+		ASSERT_EQ(i + 1, *word_at(self->m.p, i * PAGE));
+	}
+	EXPECT_GE(device_stat("collisions"), collisions + 50);
+}
+
+static void *churn(void *arg)
+{
+	FIXTURE_DATA(race) *self = arg;
+	char *p = self->m.p + LEAF;
+
+	while (!self->stop) {
+		mprotect(p, LEAF, PROT_READ);
+		mprotect(p, LEAF, PROT_READ | PROT_WRITE);
+		madvise(p, LEAF, MADV_DONTNEED);
+	}
+	return NULL;
+}
+
+/*
+ * Mirrors are destroyed while invalidations for their intervals are on the way.
+ * Holds: removal of an interval waits for what is under way; else it is used
+ * after it was freed.
+ */
+TEST_F(race, destroyed_during_invalidations)
+{
+	pthread_t thread;
+
+	ASSERT_OK(pthread_create(&thread, NULL, churn, self));
+	for (int r = 0; r < 60; r++) {
+		struct gpu g;
+
+		ASSERT_OK(gpu_open(&g));
+		ASSERT_OK(gpu_over(&g, GPU_SYM_k_read, self->m.p + LEAF, PAGE, 64, 0, self->out));
+		if (r & 1) {
+			ASSERT_OK(rsvm_vm_destroy(g.fd, g.vm));
+		}
+		gpu_close(&g);
+	}
+	self->stop = 1;
+	ASSERT_OK(pthread_join(thread, NULL));
+	ASSERT_OK(gpu_poke(&self->g, self->m.p, 1));
+}
+
+/*
+ * Mirrors are destroyed between a snapshot and its commit. Holds: nothing is
+ * entered into a mirror that is gone, where nobody would take it away again;
+ * the driver warns if it finds something left.
+ */
+TEST_F(race, destroyed_before_commit)
+{
+	inject("inject_commit_delay_us", 5000);
+	for (unsigned int r = 0; r < 30; r++) {
+		struct gpu g;
+
+		self->args = (struct gpu_args){ .addr = (uintptr_t)self->m.p, .stride = PAGE };
+		*word_at(self->m.p, 0) = r;
+		ASSERT_OK(gpu_open(&g));
+		ASSERT_OK(gpu_launch(&g, GPU_SYM_k_write, &self->args, 8));
+		pause_us(r * 397 % 12000);
+		ASSERT_OK(rsvm_vm_destroy(g.fd, g.vm));
+		gpu_close(&g);
+	}
+	inject("inject_commit_delay_us", 0);
+	ASSERT_OK(gpu_poke(&self->g, self->m.p, 1));
+}
+
+TEST_HARNESS_MAIN

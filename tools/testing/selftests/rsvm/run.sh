@@ -1,0 +1,112 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# Runs the test programs beside it (or those named) and sums their TAP:
+#
+#   run.sh [-t SECONDS] [NAME[:HARNESS-OPTIONS]]...
+#
+# NAME is a program with or without _test; harness options, such as -tNAME or
+# -vVARIANT, are split at commas. Last line: "selftests: N passed, N failed,
+# N skipped"; the exit status is 0 if none failed. After each program the
+# device has to be clean: no stale TLB hit, no guest error, no kernel splat.
+dir=$(cd "$(dirname "$0")" && pwd)
+limit=600
+passed=0 failed=0 skipped=0
+splat='WARNING:|BUG:|Oops|general protection fault|KASAN|Kernel panic|possible circular locking|possible recursive locking|INFO: task .* blocked|DMA-API:.*(leak|error|device driver)|UBSAN|refcount_t:|INFO: rcu|soft lockup|Call Trace:'
+[ "$1" = -t ] && { limit=$2; shift 2; }
+
+# What the tests need of the system: swap and a disk with a file system. A disk
+# for swap is taken only if it is blank; compressed memory does otherwise.
+zram() {
+	n=$1 size=$2
+	[ -b "/dev/zram$n" ] || cat /sys/class/zram-control/hot_add >/dev/null 2>&1
+	[ "$(cat "/sys/block/zram$n/disksize" 2>/dev/null)" = 0 ] || return 1
+	echo "$size" > "/sys/block/zram$n/disksize"
+}
+setup() {
+	[ -d /sys/kernel/debug/dri ] || mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
+	if [ "$(wc -l < /proc/swaps)" -lt 2 ]; then
+		if [ "$(head -c 65536 /dev/vda 2>/dev/null | tr -d '\0' | wc -c)" = 0 ] && [ -b /dev/vda ]; then
+			mkswap /dev/vda >/dev/null && swapon /dev/vda
+		elif zram 0 256M; then
+			mkswap /dev/zram0 >/dev/null && swapon /dev/zram0
+		fi
+	fi
+	mkdir -p /mnt/rsvm
+	if ! grep -q ' /mnt/rsvm ' /proc/mounts && zram 1 128M; then
+		mke2fs -b 4096 /dev/zram1 >/dev/null 2>&1 && mount -t ext4 /dev/zram1 /mnt/rsvm
+	fi
+}
+
+# A figure of the device, 0 if it has none.
+stat_of() {
+	cat /sys/kernel/debug/rsvm-*/stats 2>/dev/null |
+		awk -v n="$1" '$1 == n {v = $2} END {print v + 0}'
+}
+
+check() {
+	failed=$((failed + 1))
+	echo "not ok - $name: $*"
+}
+
+run() {
+	name=${1%%:*}
+	options=
+	[ "$name" = "$1" ] || options=$(echo "${1#*:}" | tr , ' ')
+	name=${name%_test}
+	prog=$dir/${name}_test
+	if [ ! -x "$prog" ]; then
+		check "there is no such program"
+		return
+	fi
+	stale=$(stat_of stale_hits)
+	guest=$(stat_of guest_errors)
+	lines=$(dmesg | wc -l)
+	echo "# $name"
+	start=$(date +%s)
+	# shellcheck disable=SC2086 # options are a list
+	{ timeout -k 10 "$limit" "$prog" $options 2>&1; echo $? > "$tmp/status"; } |
+		tee "$tmp/tap"
+	status=$(cat "$tmp/status")
+	echo "# $name: $(($(date +%s) - start)) s"
+	ok=$(grep -c '^ok .*# SKIP' "$tmp/tap")
+	skipped=$((skipped + ok))
+	passed=$((passed + $(grep -c '^ok ' "$tmp/tap") - ok))
+	bad=$(grep -c '^not ok ' "$tmp/tap")
+	failed=$((failed + bad))
+	planned=$(sed -n 's/^1\.\.\([0-9]*\).*/\1/p' "$tmp/tap" | tail -n 1)
+	done=$(grep -cE '^(not )?ok ' "$tmp/tap")
+	if [ "${planned:-none}" != "$done" ]; then
+		check "ended with status $status after $done of ${planned:-no} tests (124 and 143 are the hang guard)"
+	elif [ "$bad" = 0 ] && [ "$status" != 0 ] && [ "$status" != 4 ]; then
+		check "exit status $status"
+	fi
+	now=$(stat_of stale_hits)
+	[ "$now" = "$stale" ] || [ "$now" = 0 ] || check "$((now - stale)) stale TLB hits"
+	now=$(stat_of guest_errors)
+	[ "$now" = "$guest" ] || [ "$now" = 0 ] || check "$((now - guest)) guest errors of the device"
+	dmesg | tail -n +$((lines + 1)) > "$tmp/dmesg"
+	if grep -qE "$splat" "$tmp/dmesg"; then
+		check "the kernel complained"
+		grep -E -A 30 "$splat" "$tmp/dmesg" | head -n 60 | sed 's/^/# /'
+	fi
+}
+
+# On a machine without the device nothing is set up and nothing runs.
+if ! grep -qs 1af410f0 /proc/bus/pci/devices; then
+	echo "not ok - there is no virtual GPU"
+	echo "selftests: 0 passed, 1 failed, 0 skipped"
+	exit 1
+fi
+tmp=$(mktemp -d /tmp/rsvm.XXXXXX)
+setup
+if [ $# = 0 ]; then
+	for prog in "$dir"/*_test; do
+		set -- "$@" "$(basename "$prog")"
+	done
+fi
+for name in "$@"; do
+	run "$name"
+done
+rm -rf "$tmp"
+echo "selftests: $passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]
