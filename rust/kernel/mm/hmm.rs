@@ -18,8 +18,9 @@
 //! one missing to the end of its page table, whatever is asked of each: it would fill holes, copy
 //! shared neighbours and bring device memory home.
 //!
-//! If step 3 fails, start again at step 2. The sequence belongs to the interval, so if it keeps
-//! changing use an interval of one page; see [`MmSession::insert_within`].
+//! If step 3 fails, start again at step 1. The sequence belongs to the interval, so if it keeps
+//! changing use an interval of one page; see [`MmSession::insert_within`]. If even that is not
+//! enough, [`MmSession::lock_and_snapshot`] is.
 //!
 //! No lock of the driver may be held in steps 1 and 2, which take `mmap_lock` and may block as long
 //! as the memory's owner likes: it may be served by a user process.
@@ -72,7 +73,6 @@
 use super::{
     addr::{
         PageRange,
-        Pfn,
         VirtAddr, //
     },
     mmu_interval::{
@@ -83,6 +83,7 @@ use super::{
         PtGuard, //
     },
     virt::flags,
+    MmapReadGuard, //
 };
 use crate::{
     bindings,
@@ -90,9 +91,9 @@ use crate::{
     prelude::*,
     time::Jiffies, //
 };
-use core::marker::PhantomData;
 
 mod dma;
+mod pages;
 #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
 mod tests;
 
@@ -100,6 +101,12 @@ pub use self::dma::{
     DmaMap,
     DmaPage,
     Revoked, //
+};
+pub use self::pages::{
+    DevicePage,
+    Pages,
+    ReadPage,
+    WritePage, //
 };
 
 const VALID: usize = bindings::hmm_pfn_flags_HMM_PFN_VALID;
@@ -148,6 +155,12 @@ impl PfnBuf {
     }
 }
 
+/// Whether `mmap_lock` is to be taken, waiting so long for changes, or is held.
+enum Mmap<'a> {
+    Take(Jiffies),
+    Held(#[expect(dead_code, reason = "a proof")] &'a MmapReadGuard<'a>),
+}
+
 impl<T: Mirror> MmSession<'_, T> {
     /// Makes all of `range` readable, and writable if `write`, as a CPU's access would.
     ///
@@ -168,7 +181,7 @@ impl<T: Mirror> MmSession<'_, T> {
         buf: &mut PfnBuf,
     ) -> Result<(), FaultError> {
         let request = if write { VALID | WRITE } else { VALID };
-        self.walk(interval, range, request, timeout, buf)
+        self.walk(interval, range, request, Mmap::Take(timeout), buf)
             .map(|_| ())
             .map_err(|error| self.explain(error, range, write))
     }
@@ -188,7 +201,7 @@ impl<T: Mirror> MmSession<'_, T> {
         buf: &'b mut PfnBuf,
     ) -> Result<Snapshot<'b, T>, FaultError> {
         let (seq, pfns) = self
-            .walk(interval, range, 0, timeout, buf)
+            .walk(interval, range, 0, Mmap::Take(timeout), buf)
             .map_err(|error| self.explain(error, range, false))?;
         // INVARIANT: `seq` is of the walk that filled `pfns`.
         Ok(Snapshot {
@@ -196,17 +209,106 @@ impl<T: Mirror> MmSession<'_, T> {
             seq,
             range,
             pfns,
+            _mmap: None,
         })
     }
 
-    /// Calls `hmm_range_fault_unlocked_timeout()` with `request` for every page. Returns the
-    /// sequence that the result belongs to, and the result.
+    /// Looks at `range` like [`MmSession::snapshot`], and keeps `mmap_lock` for reading until the
+    /// snapshot is committed or dropped. For a page to which no other snapshot gets through.
+    ///
+    /// Waits for writers of the lock, as long as the thread is not killed; may itself keep them
+    /// waiting, so use it last. Meanwhile the session can do nothing else: a fault takes the lock
+    /// again. Needs to be called like [`MmSession::fault_in`], and without a folio lock.
+    ///
+    /// # Progress
+    ///
+    /// A snapshot without the lock can collide for ever, even in an interval of one page: a thread
+    /// that changes mappings nearby has core invalidate the 2 MiB around each new end of a VMA,
+    /// whether or not anything is huge there. With the lock no VMA changes. If `interval` is that
+    /// one page (see [`MmSession::insert_within`]), what can still collide is
+    ///
+    /// - the end of the page itself or of its folio, by `MADV_DONTNEED`, reclaim, migration, KSM
+    ///   or truncation. That many times over is a fight for this very page, in which no access
+    ///   from a CPU would fare better.
+    /// - a huge page around it that is split. It happens once to each, and khugepaged needs the
+    ///   lock for writing before it makes another one, except of a file's pages.
+    /// - a scan, by NUMA balancing or by khugepaged in a file. These come every some milliseconds
+    ///   at most, while from the snapshot to the commit nothing is waited for but the page-table
+    ///   lock.
+    ///
+    /// # Errors
+    ///
+    /// As for [`MmSession::snapshot`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::mm::{
+    ///     addr::PageRange,
+    ///     hmm::{FaultError, PfnBuf, Reject},
+    ///     mmu_interval::{IntervalRef, MmSession, Mirror},
+    /// };
+    ///
+    /// /// Enters a page that was faulted in a moment ago, through an interval of its own.
+    /// fn insist<T: Mirror>(
+    ///     session: &mut MmSession<'_, T>,
+    ///     own: &IntervalRef<T>,
+    ///     mirror: &T,
+    ///     buf: &mut PfnBuf,
+    ///     enter: impl Fn(&mut T::Pt, usize),
+    /// ) -> Result<(), Reject> {
+    ///     let snapshot = match session.lock_and_snapshot(own, own.range(), buf) {
+    ///         Ok(snapshot) => snapshot,
+    ///         Err(FaultError::Busy) => return Err(Reject::Collided),
+    ///         Err(_) => return Err(Reject::Dead),
+    ///     };
+    ///     let mut guard = mirror.pt_lock().lock();
+    ///     let mut commit = snapshot.commit(&mut guard)?;
+    ///     let (pt, _, pages) = commit.split();
+    ///     if let Some(page) = pages.get(0) {
+    ///         enter(pt, page.pfn().as_usize());
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn lock_and_snapshot<'b>(
+        &'b mut self,
+        interval: &IntervalRef<T>,
+        range: PageRange,
+        buf: &'b mut PfnBuf,
+    ) -> Result<Snapshot<'b, T>, FaultError> {
+        let this: &'b Self = self;
+        let mmap = match this.mm().mmap_read_lock_killable() {
+            Ok(mmap) => mmap,
+            Err(_) => return Err(FaultError::Dying),
+        };
+        if !this.is_stable() {
+            return Err(FaultError::Dying);
+        }
+        match this.walk(interval, range, 0, Mmap::Held(&mmap), buf) {
+            // INVARIANT: `seq` is of the walk that filled `pfns`.
+            Ok((seq, pfns)) => Ok(Snapshot {
+                interval: interval.clone(),
+                seq,
+                range,
+                pfns,
+                _mmap: Some(mmap),
+            }),
+            Err(error) => {
+                drop(mmap);
+                Err(this.explain(error, range, false))
+            }
+        }
+    }
+
+    /// Has `hmm_range_fault()` look at `range`, with `request` for every page; if that is not 0,
+    /// the lock is not held. Returns the sequence that the result belongs to, and the result.
     fn walk<'b>(
         &self,
         interval: &IntervalRef<T>,
         range: PageRange,
         request: usize,
-        timeout: Jiffies,
+        mmap: Mmap<'_>,
         buf: &'b mut PfnBuf,
     ) -> Result<(usize, &'b [usize])> {
         let pfns = buf.0.get_mut(..range.pages()).ok_or(EINVAL)?;
@@ -232,11 +334,28 @@ impl<T: Mirror> MmSession<'_, T> {
         //   `watches` checked. It may have been removed since, but `interval` keeps its memory, and
         //   what is read through it, the mm and the sequence, stays as it was.
         // - `self` keeps `mm_users` up.
-        // - Zero would mean no bound.
+        // - The lock is as each function wants it.
         to_result(unsafe {
-            bindings::hmm_range_fault_unlocked_timeout(&mut hmm_range, timeout.max(1))
+            match mmap {
+                // Zero would mean no bound.
+                Mmap::Take(timeout) => {
+                    bindings::hmm_range_fault_unlocked_timeout(&mut hmm_range, timeout.max(1))
+                }
+                Mmap::Held(_) => {
+                    // Waits for a change that is under way. That needs nothing that waits for the
+                    // lock: a change that takes it has taken it before it began.
+                    hmm_range.notifier_seq = bindings::mmu_interval_read_begin(hmm_range.notifier);
+                    bindings::hmm_range_fault(&mut hmm_range)
+                }
+            }
         })?;
         Ok((hmm_range.notifier_seq, pfns))
+    }
+
+    /// Whether the memory is whole: the OOM killer does not take it apart.
+    fn is_stable(&self) -> bool {
+        // SAFETY: The mm is valid.
+        unsafe { bindings::check_stable_address_space(self.mm().as_raw()) == 0 }
     }
 
     /// Finds out what an error of [`MmSession::walk`] means. By now the cause may be gone, which is
@@ -252,8 +371,7 @@ impl<T: Mirror> MmSession<'_, T> {
         }
         // `EFAULT` stands for all the rest.
 
-        // SAFETY: The mm is valid.
-        if unsafe { bindings::check_stable_address_space(self.mm().as_raw()) } != 0 {
+        if !self.is_stable() {
             return FaultError::Dying;
         }
         let needed = if write {
@@ -278,6 +396,8 @@ impl<T: Mirror> MmSession<'_, T> {
 
 /// What a range looked like a moment ago. Good for nothing but [`Snapshot::commit`].
 ///
+/// One of [`MmSession::lock_and_snapshot`] holds `mmap_lock`.
+///
 /// # Invariants
 ///
 /// `pfns` has an entry for each page of `range`, which `interval` covers, and was filled while
@@ -288,6 +408,7 @@ pub struct Snapshot<'b, T: Mirror> {
     seq: usize,
     range: PageRange,
     pfns: &'b [usize],
+    _mmap: Option<MmapReadGuard<'b>>,
 }
 
 impl<'b, T: Mirror> Snapshot<'b, T> {
@@ -342,89 +463,5 @@ impl<T: Mirror> Commit<'_, '_, T> {
     pub fn split(&mut self) -> (&mut T::Pt, &mut T::Book, Pages<'_>) {
         let pages = Pages { pfns: self.pfns };
         (&mut self.inner.pt, &mut self.inner.book, pages)
-    }
-}
-
-/// The pages of a [`Commit`].
-#[derive(Clone, Copy)]
-pub struct Pages<'c> {
-    /// Filled by `hmm_range_fault()` and true as long as the [`Commit`] is borrowed.
-    pfns: &'c [usize],
-}
-
-impl<'c> Pages<'c> {
-    /// The page at `index`, counted from the start of [`Commit::range`]. [`None`] if it is not
-    /// present, which does not say that nothing is there.
-    pub fn get(&self, index: usize) -> Option<ReadPage<'c>> {
-        let pfn = *self.pfns.get(index)?;
-        // INVARIANT: `VALID` is set.
-        (pfn & VALID != 0).then_some(ReadPage {
-            pfn,
-            _commit: PhantomData,
-        })
-    }
-}
-
-mod sealed {
-    pub trait Sealed {}
-}
-
-/// A page that may be entered in the device's tables: [`ReadPage`] or [`WritePage`].
-pub trait DevicePage: sealed::Sealed {
-    /// The page frame.
-    fn pfn(&self) -> Pfn;
-
-    /// Whether the device may write to it.
-    const WRITABLE: bool;
-}
-
-/// A page that the device may read while the [`Commit`] lasts, and afterwards until it is revoked.
-///
-/// # Invariants
-///
-/// `pfn` is an entry that `hmm_range_fault()` filled, with `HMM_PFN_VALID`.
-#[derive(Clone, Copy)]
-pub struct ReadPage<'c> {
-    pfn: usize,
-    _commit: PhantomData<&'c ()>,
-}
-
-impl<'c> ReadPage<'c> {
-    /// The page frame.
-    pub fn pfn(&self) -> Pfn {
-        Pfn::new(self.pfn & !FLAGS)
-    }
-
-    /// The right to write, too, if the process may write to the page as it is.
-    pub fn writable(self) -> Option<WritePage<'c>> {
-        // INVARIANT: `WRITE` is set.
-        (self.pfn & WRITE != 0).then_some(WritePage(self))
-    }
-}
-
-/// A page that the device may read and write. See [`ReadPage`].
-///
-/// # Invariants
-///
-/// The entry has `HMM_PFN_WRITE`.
-#[derive(Clone, Copy)]
-pub struct WritePage<'c>(ReadPage<'c>);
-
-impl sealed::Sealed for ReadPage<'_> {}
-impl sealed::Sealed for WritePage<'_> {}
-
-impl DevicePage for ReadPage<'_> {
-    const WRITABLE: bool = false;
-
-    fn pfn(&self) -> Pfn {
-        ReadPage::pfn(self)
-    }
-}
-
-impl DevicePage for WritePage<'_> {
-    const WRITABLE: bool = true;
-
-    fn pfn(&self) -> Pfn {
-        self.0.pfn()
     }
 }

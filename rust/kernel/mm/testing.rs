@@ -155,6 +155,19 @@ pub(super) fn announce(
     Ok(())
 }
 
+/// Whether somebody holds `mmap_lock`, in which case a writer has to wait.
+pub(super) fn mmap_is_locked(mm: &Mm) -> bool {
+    // SAFETY: The mm is valid, and its lock with it; what is taken is released.
+    unsafe {
+        let lock = &raw mut (*mm.as_raw()).__bindgen_anon_1.mmap_lock;
+        let free = bindings::down_write_trylock(lock) != 0;
+        if free {
+            bindings::up_write(lock);
+        }
+        !free
+    }
+}
+
 /// What the mirror's device may access.
 pub(super) struct Tables {
     range: PageRange,

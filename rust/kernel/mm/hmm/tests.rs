@@ -8,6 +8,7 @@ use crate::{
         Device, //
     },
     mm::{
+        addr::Pfn,
         mmu_interval::IntervalSet,
         testing::*, //
     },
@@ -164,6 +165,69 @@ mod cases {
         Ok(())
     }
 
+    /// From the snapshot to its end, whichever, nobody gets the lock for writing.
+    #[test]
+    fn locked_snapshot() -> Result {
+        let range = map_anon(PROT_RW)?;
+        let f = Fixture::new(range)?;
+        let mm = f.set.mm();
+        let mut session = f.session()?;
+        let interval = session.insert(range, f.mirror())?;
+        let page = nth(range, 3)?;
+        let within = session.insert_within(&interval.handle(), page)?;
+        let own = within.handle();
+        let mut buf = PfnBuf::new(PAGES)?;
+        let clear = bindings::mmu_notifier_event_MMU_NOTIFY_CLEAR;
+        write_all(range)?;
+        assert!(!mmap_is_locked(mm));
+
+        let seen = session.lock_and_snapshot(&own, page, &mut buf);
+        let seen = seen.map_err(|_| EBUSY)?;
+        assert!(mmap_is_locked(mm));
+        // Beside the interval.
+        announce(mm, nth(range, 4)?, clear, core::ptr::null_mut(), true)?;
+        assert_eq!(f.commit(seen), Ok(1));
+        assert_eq!(f.entered(), 1 << 3);
+        assert!(!mmap_is_locked(mm));
+
+        // In it.
+        let seen = session.lock_and_snapshot(&own, page, &mut buf);
+        let seen = seen.map_err(|_| EBUSY)?;
+        announce(mm, page, clear, core::ptr::null_mut(), true)?;
+        assert_eq!(f.commit(seen), Err(Reject::Collided));
+        assert_eq!(f.entered(), 0);
+        assert!(!mmap_is_locked(mm));
+
+        // Given up.
+        assert!(session.lock_and_snapshot(&own, page, &mut buf).is_ok());
+        assert!(!mmap_is_locked(mm));
+
+        // Nothing is there, which is no error; not covered; no room.
+        let outer = interval.handle();
+        munmap(nth(range, 5)?)?;
+        let seen = session.lock_and_snapshot(&outer, range, &mut buf);
+        let seen = seen.map_err(|_| EBUSY)?;
+        assert_eq!(f.commit(seen), Ok(PAGES - 1));
+        let error = session.lock_and_snapshot(&own, range, &mut buf).err();
+        assert_eq!(error, Some(FaultError::Invalid));
+        let mut small = PfnBuf::new(1)?;
+        let error = session.lock_and_snapshot(&outer, range, &mut small).err();
+        assert_eq!(error, Some(FaultError::Invalid));
+        assert!(!mmap_is_locked(mm));
+
+        // Of an interval that was killed.
+        let dead = within.kill(&mut f.space.lock.lock()).map_err(|_| EINVAL)?;
+        let seen = session.lock_and_snapshot(&own, page, &mut buf);
+        let seen = seen.map_err(|_| EBUSY)?;
+        assert_eq!(f.commit(seen), Err(Reject::Dead));
+        assert!(!mmap_is_locked(mm));
+
+        dead.remove();
+        drop(interval);
+        f.set.barrier();
+        Ok(())
+    }
+
     /// While others change the memory all the time nothing stale is entered, and a page that they
     /// leave alone gets through.
     #[test]
@@ -181,7 +245,7 @@ mod cases {
         let done = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
         let started = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
         let others = (f.set.clone(), stop.clone(), started.clone(), done.clone());
-        workqueue::system_unbound().try_spawn(GFP_KERNEL, move || {
+        workqueue::system_dfl().try_spawn(GFP_KERNEL, move || {
             let (set, stop, started, done) = others;
             started.complete_all();
             if let Some(session) = IntervalSet::enter(&set) {

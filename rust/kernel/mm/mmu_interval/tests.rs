@@ -13,7 +13,15 @@ use crate::{
     },
     page::PAGE_SIZE,
     prelude::*,
-    sync::atomic::Relaxed, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc,
+        Completion, //
+    },
+    workqueue, //
 };
 use core::ptr;
 
@@ -260,10 +268,24 @@ mod cases {
         assert_eq!(f.entered(), 1);
         assert_eq!(f.commit(snapshot), Ok(1));
 
-        // Locked: refused.
+        // Locked by another thread: refused.
+        let refused = Arc::new(Atomic::new(false), GFP_KERNEL)?;
+        let done = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
+        let other = (f.set.clone(), refused.clone(), done.clone());
+        let page = nth(range, 5)?;
         let guard = f.space.lock.lock();
-        assert!(try_change(5) == Err(EAGAIN));
+        let spawned = workqueue::system_dfl().try_spawn(GFP_NOWAIT, move || {
+            let (set, refused, done) = other;
+            let clear = bindings::mmu_notifier_event_MMU_NOTIFY_CLEAR;
+            let result = announce(set.mm(), page, clear, ptr::null_mut(), false);
+            refused.store(result == Err(EAGAIN), Relaxed);
+            done.complete_all();
+        });
+        if spawned.is_ok() {
+            done.wait_for_completion();
+        }
         drop(guard);
+        assert!(spawned.is_ok() && refused.load(Relaxed));
 
         // Neither: granted, and seen by a commit.
         let snapshot = look(&session, &handle, range, &mut buf)?;

@@ -1,0 +1,34 @@
+// error: E0502
+// SPDX-License-Identifier: GPL-2.0
+
+//! A page is faulted in while a snapshot holds mmap_lock, which the fault would take again.
+
+use kernel::{
+    mm::{
+        hmm::PfnBuf,
+        mmu_interval::{
+            IntervalRef,
+            Mirror,
+            MmSession,
+            PtLock, //
+        },
+    },
+    time::Jiffies, //
+};
+
+/// The case.
+pub fn case<T: Mirror>(
+    session: &mut MmSession<'_, T>,
+    interval: &IntervalRef<T>,
+    lock: &PtLock<T>,
+    timeout: Jiffies,
+    buf: &mut PfnBuf,
+    other: &mut PfnBuf,
+) -> bool {
+    let range = interval.range();
+    let Ok(snapshot) = session.lock_and_snapshot(interval, range, buf) else {
+        return false;
+    };
+    let _ = session.fault_in(interval, range, true, timeout, other);
+    snapshot.commit(&mut lock.lock()).is_ok()
+}
