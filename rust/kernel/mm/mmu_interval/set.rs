@@ -183,7 +183,7 @@ impl<T: Mirror> Drop for Registration<T> {
             *list = Some(node);
             drop(list);
             // If it is queued already it has yet to look at the list.
-            let _ = workqueue::system_unbound().enqueue(set);
+            let _ = workqueue::system_dfl().enqueue(set);
         }
     }
 }
