@@ -42,6 +42,10 @@ pub(crate) fn new(
         dir.read_callback_file(c"stats", data, &show_stats);
         dir.read_write_file(c"inject_collision", &INJECT.collision);
         dir.read_write_file(c"inject_commit_delay_us", &INJECT.commit_delay_us);
+        dir.read_write_file(
+            c"inject_invalidation_delay_ms",
+            &INJECT.invalidation_delay_ms,
+        );
     });
     KBox::pin_init(scope, GFP_KERNEL)
 }

@@ -100,13 +100,13 @@ impl<M: Mmu> Scratch<M> {
     }
 
     fn serve(&mut self, space: &Arc<Space<M>>, batch: &Batch) {
-        if let Some(session) = IntervalSet::enter(&space.intervals) {
+        if let Some(mut session) = IntervalSet::enter(&space.intervals) {
             let mut served = 0;
             for faults in batch.leaves().take(LEAVES_PER_TURN) {
                 served += faults.len();
                 LeafTurn {
                     space,
-                    session: &session,
+                    session: &mut session,
                     index: leaf_index(faults[0].addr),
                     faults,
                     scratch: &mut *self,

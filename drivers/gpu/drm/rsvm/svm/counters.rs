@@ -86,6 +86,8 @@ counters! {
     collisions,
     /// Intervals of one page inserted to get past collisions.
     temporary_intervals,
+    /// Snapshots taken with mmap_lock because they collided even there.
+    locked_snapshots,
     /// Faults sent to the back of the queue after too many collisions.
     requeued,
     /// Intervals inserted.

@@ -19,16 +19,20 @@ pub(crate) struct Inject {
     pub(crate) collision: Atomic<u32>,
     /// Microseconds to sleep between a snapshot and its commit.
     pub(crate) commit_delay_us: Atomic<u32>,
+    /// Milliseconds by which the next invalidation of mm that takes something away lasts longer;
+    /// zero again when it began to.
+    pub(crate) invalidation_delay_ms: Atomic<u32>,
 }
 
 pub(crate) static INJECT: Inject = Inject {
     collision: Atomic::new(0),
     commit_delay_us: Atomic::new(0),
+    invalidation_delay_ms: Atomic::new(0),
 };
 
 impl Inject {
-    /// To be called between a snapshot and its commit, without locks. True if the snapshot is to
-    /// be given up.
+    /// To be called between a snapshot and its commit, without a lock of the driver. True if the
+    /// snapshot is to be given up.
     pub(crate) fn before_commit(&self) -> bool {
         let delay = self.commit_delay_us.load(Relaxed);
         if delay != 0 {
@@ -42,5 +46,13 @@ impl Inject {
             }
         }
         false
+    }
+
+    /// To be called in the middle of an invalidation, without a lock of the driver.
+    pub(crate) fn during_invalidation(&self) {
+        let delay = self.invalidation_delay_ms.xchg(0, Relaxed);
+        if delay != 0 {
+            fsleep(Delta::from_millis(delay.into()));
+        }
     }
 }

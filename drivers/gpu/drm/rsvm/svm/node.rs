@@ -14,6 +14,7 @@ use super::{
         LEAF_PAGES,
         LEAF_SIZE, //
     },
+    inject::INJECT,
     leaf::Leaf,
     space::Space, //
 };
@@ -259,6 +260,9 @@ impl<M: Mmu> Mirror for Mirrored<M> {
     }
 
     fn wait(&self, flush: Flush<M>) -> (Flushed, Due) {
+        if !flush.due.discard {
+            INJECT.during_invalidation();
+        }
         (self.0.mmu.wait(flush.in_flight), flush.due)
     }
 

@@ -5,9 +5,18 @@
 //! Fault in the pages that were asked for, look at the whole leaf, and commit what is present. If
 //! mm changed something meanwhile the commit is refused and all is done again. The sequence that
 //! tells so belongs to a whole node, so on a busy node every attempt can collide; after
-//! [`ATTEMPTS`] of them each page goes through an interval of its own, which only changes of that
-//! page disturb. What fails even there waits for another turn.
+//! [`ATTEMPTS`] of them each page goes through an interval of its own. That is disturbed by changes
+//! of the page itself, and of what is mapped around it; so the last attempts hold mmap_lock. What
+//! fails even there waits for another turn.
 
+mod commit;
+mod wanted;
+
+use self::wanted::{
+    next_run,
+    page_in_leaf,
+    settle, //
+};
 use super::Scratch;
 use crate::{
     fault::{
@@ -21,18 +30,12 @@ use crate::{
         device::{
             Access,
             Mmu,
-            PageSize,
-            Prot,
-            Target,
             LEAF_PAGES,
             LEAF_SIZE, //
         },
-        inject::INJECT,
-        leaf::Slot,
         node::{
             addresses_of,
-            Mirrored,
-            SpareLeaf, //
+            Mirrored, //
         },
         space::Space, //
     }, //
@@ -40,10 +43,7 @@ use crate::{
 use core::ops::Range;
 use kernel::{
     mm::{
-        addr::{
-            PageRange,
-            VirtAddr, //
-        },
+        addr::PageRange,
         hmm::{
             FaultError,
             Reject, //
@@ -53,7 +53,6 @@ use kernel::{
             MmSession, //
         },
     },
-    page::PAGE_SIZE,
     prelude::*,
     ptr::Alignment,
     sync::Arc,
@@ -66,9 +65,18 @@ use kernel::{
 /// Collisions on a node before each page gets an interval of its own.
 const ATTEMPTS: usize = 2;
 /// Attempts through such an interval before the fault waits for another turn.
-const PAGE_ATTEMPTS: usize = 4;
+const PAGE_ATTEMPTS: [Look; 4] = [Look::Free, Look::Free, Look::Locked, Look::Locked];
 /// How long an attempt waits for changes of the address space that are under way, in ms.
 const PATIENCE: u32 = 50;
+
+/// How to look at memory that is to be mapped.
+#[derive(Clone, Copy)]
+enum Look {
+    /// Without a lock.
+    Free,
+    /// With mmap_lock, till it is mapped: nobody changes mappings nearby.
+    Locked,
+}
 
 /// Why an attempt did not serve a page.
 enum Missed {
@@ -114,15 +122,15 @@ impl From<Error> for Missed {
 }
 
 /// The faults of one leaf, being served.
-pub(super) struct LeafTurn<'a, M: Mmu> {
+pub(super) struct LeafTurn<'a, 's, M: Mmu> {
     pub(super) space: &'a Arc<Space<M>>,
-    pub(super) session: &'a MmSession<'a, Mirrored<M>>,
+    pub(super) session: &'a mut MmSession<'s, Mirrored<M>>,
     pub(super) index: usize,
     pub(super) faults: &'a [Fault],
     pub(super) scratch: &'a mut Scratch<M>,
 }
 
-impl<M: Mmu> LeafTurn<'_, M> {
+impl<M: Mmu> LeafTurn<'_, '_, M> {
     /// Maps, cancels or puts back every fault.
     pub(super) fn serve(mut self) {
         let limit = self.session.limit();
@@ -187,7 +195,7 @@ impl<M: Mmu> LeafTurn<'_, M> {
             if self.is_done() {
                 return Ok(());
             }
-            match self.commit(&node, window) {
+            match self.commit(&node, window, Look::Free) {
                 Ok(()) if self.is_done() => return Ok(()),
                 Ok(()) | Err(Missed::Collided) => self.space.counters.collisions.add(1),
                 Err(missed) => return Err(missed),
@@ -283,7 +291,7 @@ impl<M: Mmu> LeafTurn<'_, M> {
         }
     }
 
-    /// Serves `page` through an interval that nothing but changes of this page disturb.
+    /// Serves `page` through an interval of its own.
     fn through_own_interval(
         &mut self,
         node: &IntervalRef<Mirrored<M>>,
@@ -310,131 +318,18 @@ impl<M: Mmu> LeafTurn<'_, M> {
         range: PageRange,
         page: usize,
     ) -> Result<(), Missed> {
-        for _ in 0..PAGE_ATTEMPTS {
+        for look in PAGE_ATTEMPTS {
             self.fault_in_page(interval, page)?;
             if self.scratch.wanted[page].is_none() {
                 break;
             }
-            match self.commit(interval, range) {
+            match self.commit(interval, range, look) {
                 Ok(()) if self.scratch.wanted[page].is_none() => break,
                 Ok(()) | Err(Missed::Collided) => self.space.counters.collisions.add(1),
                 Err(missed) => return Err(missed),
             }
         }
         Ok(())
-    }
-
-    /// Sets aside all that a commit can need.
-    fn prepare(&mut self) -> Result {
-        let mmu = &self.space.mmu;
-        mmu.refill(&mut self.scratch.reserve)?;
-        if self.scratch.spare.is_none() {
-            let known = self.space.pt.lock().pt().leaves.get(&self.index).is_some();
-            if !known {
-                let spare = mmu.with_dma_device(SpareLeaf::new).ok_or(ENODEV)??;
-                self.scratch.spare = Some(spare);
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks at `window`, which `interval` covers, and maps what is present there.
-    fn commit(
-        &mut self,
-        interval: &IntervalRef<Mirrored<M>>,
-        window: PageRange,
-    ) -> Result<(), Missed> {
-        self.prepare()?;
-        let Self {
-            space,
-            session,
-            index,
-            scratch,
-            ..
-        } = self;
-        let index = *index;
-        let Scratch {
-            pfns,
-            window: slots,
-            wanted,
-            reserve,
-            spare,
-            ..
-        } = &mut **scratch;
-        let snapshot = session.snapshot(interval, window, patience(), pfns)?;
-        if INJECT.before_commit() {
-            return Err(Missed::Collided);
-        }
-
-        let mut guard = space.pt.lock();
-        let mut commit = snapshot.commit(&mut guard)?;
-        let (tree, book, present) = commit.split();
-        if book.dead {
-            return Err(Missed::Gone);
-        }
-        if tree.leaves.get(&index).is_none() {
-            let spare = spare.take().ok_or(Missed::Collided)?;
-            tree.leaves.insert(spare.into_leaf(index));
-        }
-        let leaf = tree.leaves.get_mut(&index).ok_or(Missed::Collided)?;
-
-        slots.fill(Slot::default());
-        let first = page_in_leaf(window.start());
-        let entered = space.mmu.with_dma_device(|dev| {
-            for i in 0..window.pages() {
-                let (Some(page), Some(dma)) = (present.get(i), leaf.dma.as_mut()) else {
-                    continue;
-                };
-                let (addr, write) = match page.writable() {
-                    Some(page) => (dma.map(dev, first + i, page), true),
-                    None => (dma.map(dev, first + i, page), false),
-                };
-                // A page without a bus address is as good as absent.
-                if let Ok(addr) = addr {
-                    let target = Target::System(addr);
-                    let prot = Prot {
-                        write,
-                        atomic: false,
-                    };
-                    leaf.shadow.hold(first + i, target);
-                    slots[first + i] = Slot::live(target, prot);
-                }
-            }
-        });
-        if entered.is_none() {
-            return Err(Missed::Gone);
-        }
-
-        let (done, result) =
-            leaf.shadow
-                .commit(&mut tree.tables, slots, reserve, |tables, pages| {
-                    if let Some(range) = addresses_of(index, pages) {
-                        let flush = space.mmu.invalidate(tables, Some(range));
-                        // Nothing is given back here: the same pages are mapped again.
-                        let _ = space.mmu.wait(flush);
-                    }
-                });
-        let strongest = wanted.iter().flatten().copied().max();
-        let settled = settle(wanted, |page| leaf.shadow.slot(page));
-        drop(guard);
-        drop(done.surplus);
-
-        let [small, big, huge] = done.ptes;
-        let mapped = small + big * PageSize::Size64K.pages() + huge * LEAF_PAGES;
-        let counters = &space.counters;
-        counters.count_ptes(done.ptes);
-        counters.pages_served.add(settled.count);
-        counters
-            .prefetched
-            .add(mapped.saturating_sub(settled.count));
-        if let Some(range) = done.mapped.and_then(|pages| addresses_of(index, pages)) {
-            scratch.announce(range);
-        }
-        if let (Some(pages), Some(access)) = (settled.pages, strongest) {
-            let addr = index * LEAF_SIZE + pages.start * PAGE_SIZE;
-            space.sink.served(addr as u64, mapped * PAGE_SIZE, access);
-        }
-        Ok(result?)
     }
 }
 
@@ -448,89 +343,4 @@ fn ignore_collision(missed: Missed) -> Result<(), Missed> {
 
 fn patience() -> Jiffies {
     msecs_to_jiffies(PATIENCE)
-}
-
-fn page_in_leaf(addr: VirtAddr) -> usize {
-    addr.as_usize() % LEAF_SIZE / PAGE_SIZE
-}
-
-/// The first wanted page from `from` on, with those behind it that want the same.
-fn next_run(wanted: &[Option<Access>], from: usize) -> Option<(Range<usize>, Access)> {
-    let start = from + wanted[from..].iter().position(Option::is_some)?;
-    let access = wanted[start]?;
-    let len = wanted[start..]
-        .iter()
-        .take_while(|&&wanted| wanted == Some(access))
-        .count();
-    Some((start..start + len, access))
-}
-
-/// Pages that are wanted no more.
-#[derive(Default)]
-struct Settled {
-    count: usize,
-    /// Covers them all.
-    pages: Option<Range<usize>>,
-}
-
-/// Strikes out what is wanted and mapped with enough rights.
-fn settle(wanted: &mut [Option<Access>], slot: impl Fn(usize) -> Slot) -> Settled {
-    let mut settled = Settled::default();
-    for (page, wanted) in wanted.iter_mut().enumerate() {
-        let slot = slot(page);
-        let allowed = match wanted {
-            None => false,
-            Some(Access::Read) => slot.is_live(),
-            Some(Access::Write) => slot.is_live() && slot.prot().write,
-            Some(Access::Atomic) => slot.is_live() && slot.prot().atomic,
-        };
-        if allowed {
-            *wanted = None;
-            settled.count += 1;
-            let start = settled.pages.map_or(page, |pages| pages.start);
-            settled.pages = Some(start..page + 1);
-        }
-    }
-    settled
-}
-
-#[cfg(CONFIG_DRM_RSVM_KUNIT_TEST)]
-#[kunit_tests(rsvm_fault_leaf)]
-mod tests {
-    use super::*;
-
-    const R: Option<Access> = Some(Access::Read);
-    const W: Option<Access> = Some(Access::Write);
-
-    #[test]
-    fn runs_end_where_the_access_changes() {
-        let wanted = [None, R, R, W, None, W];
-        assert_eq!(next_run(&wanted, 0), Some((1..3, Access::Read)));
-        assert_eq!(next_run(&wanted, 3), Some((3..4, Access::Write)));
-        assert_eq!(next_run(&wanted, 4), Some((5..6, Access::Write)));
-        assert_eq!(next_run(&wanted, 6), None);
-    }
-
-    #[test]
-    fn only_enough_rights_settle() {
-        let live = |write| {
-            let prot = Prot {
-                write,
-                atomic: false,
-            };
-            Slot::live(Target::System(0x1000), prot)
-        };
-        let slots = [
-            live(false),
-            live(false),
-            live(true),
-            Slot::default(),
-            live(true),
-        ];
-        let mut wanted = [R, W, W, R, Some(Access::Atomic)];
-        let settled = settle(&mut wanted, |page| slots[page]);
-        assert_eq!(settled.count, 2);
-        assert_eq!(settled.pages, Some(0..3));
-        assert_eq!(wanted, [None, W, None, R, Some(Access::Atomic)]);
-    }
 }
