@@ -47,7 +47,7 @@ impl Printer {
     }
 }
 
-/// Writes to a [`Printer`](crate::drm::Printer) with the formatting syntax of Rust.
+/// Writes to a [`Printer`] with the formatting syntax of Rust.
 #[macro_export]
 macro_rules! drm_print {
     ($printer:expr, $($arg:tt)+) => {

@@ -235,7 +235,9 @@ mod tests {
         }
     }
 
-    fn countdown(from: i8) -> Result<(ARef<File>, Arc<Countdown>, Arc<SpinLock<bool>>)> {
+    type Started = (ARef<File>, Arc<Countdown>, Arc<SpinLock<bool>>);
+
+    fn countdown(from: i8) -> Result<Started> {
         let dropped = Arc::pin_init(new_spinlock!(false), GFP_KERNEL)?;
         let in_data = dropped.clone();
         let data = Arc::pin_init(

@@ -171,6 +171,12 @@ pub struct ModuleQueue(Atomic<*mut bindings::workqueue_struct>);
 // SAFETY: The pointer is to a workqueue, which any thread may use.
 unsafe impl Sync for ModuleQueue {}
 
+impl Default for ModuleQueue {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl ModuleQueue {
     /// One that is not started.
     pub const fn new() -> Self {

@@ -200,7 +200,7 @@ impl Gpu {
 
     /// What the virtual GPU counts about itself; `None` after the driver was unbound.
     pub(crate) fn model_counts(&self) -> Option<ModelCounts> {
-        let read = |reads: fn(&Bar0<'_>) -> u32| self.regs.with(|bar| reads(bar)).ok();
+        let read = |reads: fn(&Bar0<'_>) -> u32| self.regs.with(reads).ok();
         Some(ModelCounts {
             stale_hits: read(|bar| bar.read(regs::STALE_HITS).into_raw())?,
             lost_updates: read(|bar| bar.read(regs::LOST_UPDATES).into_raw())?,

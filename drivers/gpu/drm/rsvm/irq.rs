@@ -139,7 +139,9 @@ impl Gpu {
     pub(crate) fn clear_leaf(&self, leaf: usize, vectors: u32) -> Result {
         let value = NV_INTR_LEAF::from_raw(vectors);
         self.regs.with(|bar| {
-            NV_INTR_LEAF::try_at(leaf).map(|at| bar.write(at, value));
+            if let Some(at) = NV_INTR_LEAF::try_at(leaf) {
+                bar.write(at, value);
+            }
         })
     }
 
@@ -158,7 +160,9 @@ impl Gpu {
             let (leaf, bit) = vector::leaf(vector);
             let value = NV_INTR_LEAF_EN_SET::from_raw(bit);
             self.regs.with(|bar| {
-                NV_INTR_LEAF_EN_SET::try_at(leaf).map(|at| bar.write(at, value));
+                if let Some(at) = NV_INTR_LEAF_EN_SET::try_at(leaf) {
+                    bar.write(at, value);
+                }
             })?;
         }
         let top = NV_INTR_TOP_EN_SET::from_raw((1 << SUBTREES) - 1);
@@ -174,7 +178,9 @@ impl Gpu {
             let (leaf, bit) = vector::leaf(vector);
             let value = NV_INTR_LEAF_EN_CLEAR::from_raw(bit);
             let _ = self.regs.with(|bar| {
-                NV_INTR_LEAF_EN_CLEAR::try_at(leaf).map(|at| bar.write(at, value));
+                if let Some(at) = NV_INTR_LEAF_EN_CLEAR::try_at(leaf) {
+                    bar.write(at, value);
+                }
             });
         }
     }

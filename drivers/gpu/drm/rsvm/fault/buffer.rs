@@ -105,7 +105,9 @@ impl FaultBuffer {
     fn new(dev: &Device<Bound>, regs: &Regs, index: usize) -> Result<Self> {
         let set = NV_FAULT_BUFFER_SIZE::zeroed().with_set_default(true);
         regs.with(|bar| {
-            NV_FAULT_BUFFER_SIZE::try_at(index).map(|at| bar.write(at, set));
+            if let Some(at) = NV_FAULT_BUFFER_SIZE::try_at(index) {
+                bar.write(at, set);
+            }
         })?;
         let size = regs.with(|bar| NV_FAULT_BUFFER_SIZE::try_at(index).map(|at| bar.read(at)))?;
         // CAST: Widening.
@@ -138,13 +140,19 @@ impl FaultBuffer {
             .with_enable(true);
         let index = self.index;
         regs.with(|bar| {
-            NV_FAULT_BUFFER_LO::try_at(index).map(|at| bar.write(at, lo));
+            if let Some(at) = NV_FAULT_BUFFER_LO::try_at(index) {
+                bar.write(at, lo);
+            }
         })?;
         regs.with(|bar| {
-            NV_FAULT_BUFFER_HI::try_at(index).map(|at| bar.write(at, hi));
+            if let Some(at) = NV_FAULT_BUFFER_HI::try_at(index) {
+                bar.write(at, hi);
+            }
         })?;
         regs.with(|bar| {
-            NV_FAULT_BUFFER_SIZE::try_at(index).map(|at| bar.write(at, size));
+            if let Some(at) = NV_FAULT_BUFFER_SIZE::try_at(index) {
+                bar.write(at, size);
+            }
         })
     }
 
@@ -212,7 +220,9 @@ impl FaultBuffer {
         barrier::dma_mb(barrier::Write);
         let index = self.index;
         regs.with(|bar| {
-            NV_FAULT_BUFFER_GET::try_at(index).map(|at| bar.write(at, get));
+            if let Some(at) = NV_FAULT_BUFFER_GET::try_at(index) {
+                bar.write(at, get);
+            }
         })
     }
 

@@ -103,7 +103,9 @@ impl Runlist {
             .with_const_target::<TARGET_SYS_COHERENT>()
             .with_bind(true);
         regs.with(|bar| {
-            NV_CHANNEL_INST::try_at(index).map(|at| bar.write(at, inst));
+            if let Some(at) = NV_CHANNEL_INST::try_at(index) {
+                bar.write(at, inst);
+            }
         })?;
         write_status(regs, channel.chid, |status| status.with_enable(true))?;
         self.submit(regs)
@@ -148,13 +150,19 @@ impl Runlist {
         let hi = NV_PFIFO_RUNLIST_BASE_HI::from_raw((memory.addr() >> 32) as u32);
         let length = NV_PFIFO_RUNLIST_SUBMIT::from_raw(self.entries.len() as u32 * 2);
         regs.with(|bar| {
-            NV_PFIFO_RUNLIST_BASE_LO::try_at(id).map(|at| bar.write(at, lo));
+            if let Some(at) = NV_PFIFO_RUNLIST_BASE_LO::try_at(id) {
+                bar.write(at, lo);
+            }
         })?;
         regs.with(|bar| {
-            NV_PFIFO_RUNLIST_BASE_HI::try_at(id).map(|at| bar.write(at, hi));
+            if let Some(at) = NV_PFIFO_RUNLIST_BASE_HI::try_at(id) {
+                bar.write(at, hi);
+            }
         })?;
         regs.with(|bar| {
-            NV_PFIFO_RUNLIST_SUBMIT::try_at(id).map(|at| bar.write(at, length));
+            if let Some(at) = NV_PFIFO_RUNLIST_SUBMIT::try_at(id) {
+                bar.write(at, length);
+            }
         })?;
         // TIMEOUT: The device only reads a page; see `BOUND`.
         read_poll_timeout(
@@ -197,7 +205,9 @@ fn write_status(
 ) -> Result {
     let status = set(NV_CHANNEL_STATUS::zeroed());
     regs.with(|bar| {
-        NV_CHANNEL_STATUS::try_at(chid as usize).map(|at| bar.write(at, status));
+        if let Some(at) = NV_CHANNEL_STATUS::try_at(chid as usize) {
+            bar.write(at, status);
+        }
     })
 }
 

@@ -59,7 +59,7 @@ impl Mmu for FakeMmu {
 
     fn invalidate(&self, _: &FakeTables, _: Option<PageRange>) {}
 
-    fn wait(&self, _: ()) -> Flushed {
+    fn wait(&self, (): ()) -> Flushed {
         Flushed::acknowledged()
     }
 
