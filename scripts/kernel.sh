@@ -17,9 +17,10 @@ OVERLAY_DIRS="rust drivers include Documentation tools/testing/selftests/rsvm"
 pristine() {
 	local tarball=${KERNEL_TARBALL:-} key
 	if [ -n "${KDIR:-}" ]; then
-		[ -f "$KDIR/Makefile" ] || die "KDIR=$KDIR is no kernel tree"
 		check_version "$KDIR"
-		printf '%s\n' "$KDIR"
+		[ ! -e "$KDIR/$ORIGINALS" ] || die "KDIR=$KDIR has the project in it already; give a tree without"
+		check_unbuilt "$KDIR"
+		realpath "$KDIR"
 		return
 	fi
 	if [ -z "$tarball" ]; then
@@ -27,6 +28,7 @@ pristine() {
 		[ -n "$tarball" ] || die "the Debian mirror no longer carries the 7.3 kernel source.
 Give any 7.3 release with KERNEL_TARBALL=/path/linux-7.3.x.tar.xz or KDIR=/path/linux-7.3.x."
 	fi
+	[ -r "$tarball" ] || die "KERNEL_TARBALL=$tarball cannot be read"
 	key=$(stat -Lc '%s %Y' "$tarball" | sha256sum | cut -c1-16)
 	local dir=$CACHE/linux-$key
 	if [ ! -d "$dir" ]; then
@@ -34,7 +36,8 @@ Give any 7.3 release with KERNEL_TARBALL=/path/linux-7.3.x.tar.xz or KDIR=/path/
 		say "kernel source: unpacking"
 		rm -rf "$dir.part"
 		mkdir -p "$dir.part"
-		tar -C "$dir.part" --strip-components=1 -xf "$tarball" --no-same-owner
+		tar -C "$dir.part" --strip-components=1 -xf "$tarball" --no-same-owner ||
+			die "$tarball does not unpack; is it whole?"
 		check_version "$dir.part"
 		mv "$dir.part" "$dir"
 	fi
@@ -43,9 +46,23 @@ Give any 7.3 release with KERNEL_TARBALL=/path/linux-7.3.x.tar.xz or KDIR=/path/
 
 check_version() {
 	local v
+	if [ ! -f "$1/Makefile" ] || [ ! -d "$1/rust/kernel" ]; then die "$1 is no kernel tree"; fi
 	v=$(awk '/^VERSION =/ {v=$3} /^PATCHLEVEL =/ {p=$3} END {print v "." p}' "$1/Makefile")
 	[ "$v" = 7.3 ] || die "$1 is Linux $v; rsvm needs 7.3"
 }
+
+# What another configuration or compiler built must not get into the build.
+check_unbuilt() {
+	local f
+	for f in .config include/config include/generated arch/x86/include/generated; do
+		[ ! -e "$1/$f" ] || die "$1 was configured or built ($f is there); run 'make mrproper' in it or give a clean tree"
+	done
+}
+
+# Where an overlay keeps the files that it patched.
+ORIGINALS=.rsvm-originals
+
+original() { if [ -e "$1/$ORIGINALS/$2" ]; then echo "$1/$ORIGINALS/$2"; else echo "$1/$2"; fi; }
 
 # stage SOURCE DIR : everything the project adds to or changes in SOURCE.
 stage() {
@@ -56,7 +73,7 @@ stage() {
 		[ -e "$patch" ] || continue
 		sed -n 's|^--- a/||p' "$patch" | while read -r file; do
 			mkdir -p "$stage/$(dirname "$file")"
-			[ -e "$stage/$file" ] || cp -p "$source/$file" "$stage/$file"
+			[ -e "$stage/$file" ] || cp -p "$(original "$source" "$file")" "$stage/$file"
 		done
 		patch -d "$stage" -p1 -s --no-backup-if-mismatch < "$patch" ||
 			die "$patch does not apply to $source"
@@ -92,7 +109,29 @@ overlay() {
 	rm -rf "$stage"
 }
 
-tree_of() { printf '%s\n' "$CACHE/kernel-$1-$(basename "$2")"; }
+# manifest TREE : what tells whether a file changed, one line each.
+manifest() { (cd "$1" && find . -name .git -prune -o ! -type d -printf '%p\t%s %T@\n' | sort); }
+
+# refresh SOURCE TREE : bring TREE to a SOURCE of the user's that may have
+# changed since. Times are not kept, so that make sees older files as new.
+refresh() {
+	local file
+	manifest "$1" > "$2/.rsvm-source.new"
+	comm -3 "$2/.rsvm-source" "$2/.rsvm-source.new" | sed 's/^\t//' | cut -f 1 | sort -u |
+		while read -r file; do
+			rm -f "$2/$file"
+			[ ! -e "$1/$file" ] || { mkdir -p "$2/$(dirname "$file")" && cp -d "$1/$file" "$2/$file"; }
+		done
+	mv "$2/.rsvm-source.new" "$2/.rsvm-source"
+}
+
+# tree_of CONFIG SOURCE : an unpacked tarball is named by its content already.
+tree_of() {
+	local name
+	name=$(basename "$2")
+	[ "$(dirname "$2")" = "$CACHE" ] || name=kdir-$(printf '%s' "$2" | sha256sum | cut -c1-16)
+	printf '%s\n' "$CACHE/kernel-$1-$name"
+}
 
 in_tree() { IN_ROOT_DIR=$tree in_root "$@"; }
 
@@ -103,9 +142,13 @@ prepare_tree() {
 		say "kernel ($config): copying the source tree"
 		rm -rf "$tree.part"
 		cp -a --reflink=auto "$source" "$tree.part"
+		# A history would only get into the version's name.
+		rm -rf "$tree.part/.git"
+		[ "$(dirname "$source")" = "$CACHE" ] || manifest "$source" > "$tree.part/.rsvm-source"
 		mv "$tree.part" "$tree"
 		QUIET_OVERLAY=1 overlay "$source" "$tree"
 	else
+		[ "$(dirname "$source")" = "$CACHE" ] || refresh "$source" "$tree"
 		overlay "$source" "$tree"
 	fi
 	configure
@@ -179,11 +222,15 @@ overlay)
 	[ -n "${2:-}" ] || die "usage: make overlay KDIR=/path/to/linux-7.3"
 	check_version "$2"
 	say "overlay into $2"
-	git -C "$2" rev-parse --git-dir >/dev/null 2>&1 || say "note: $2 is no git tree; keep a copy if you want to undo"
 	tmp=$(mktemp -d)
+	trap 'rm -rf "$tmp"' EXIT
 	stage "$2" "$tmp"
+	sed -n 's|^--- a/||p' "$TOP"/patches/*.patch | sort -u | while read -r file; do
+		mkdir -p "$2/$ORIGINALS/$(dirname "$file")"
+		[ -e "$2/$ORIGINALS/$file" ] || cp -p "$2/$file" "$2/$ORIGINALS/$file"
+	done
 	cp -a "$tmp/." "$2/"
-	rm -rf "$tmp"
+	say "done; the files that were patched lie in $2/$ORIGINALS as they were"
 	;;
 run)
 	shift 2
