@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The command line.
 
-use clap::{Args as ClapArgs, Parser, ValueEnum};
+use clap::{ArgAction, Args as ClapArgs, Parser, ValueEnum};
 use rsvm_vgpu::config::{Config, Inject, MmuVersion, TlbMode};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -55,6 +55,10 @@ pub struct Args {
     /// leaf entry
     #[arg(long)]
     pub full_shadow_walk: bool,
+    /// The last 4 KiB that a physical copy wrote are seen by others only after a
+    /// flush
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    pub ce_lazy_writes: bool,
 
     #[command(flatten)]
     pub inject: InjectArgs,
@@ -108,9 +112,18 @@ pub struct InjectArgs {
     /// Once in 64 atomics on system memory, wait this long inside it
     #[arg(long, value_name = "TIME", default_value = "0us", value_parser = parse_time)]
     pub atomic_window: Duration,
-    /// Every N-th copy-engine launch ends in an error
+    /// Every N-th copy ends in an error
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub launch_error_every: u32,
+    /// The N-th copy ends in an error; repeatable
+    #[arg(long, value_name = "N")]
+    pub launch_error_at: Vec<u64>,
+    /// One in N copies, by the seed, ends in an error
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub launch_error_one_in: u32,
+    /// How long each launch of the copy engine waits before it begins
+    #[arg(long, value_name = "TIME", default_value = "0us", value_parser = parse_time)]
+    pub ce_delay: Duration,
     /// Poison the page of device memory at this offset (ECC); repeatable
     #[arg(long, value_name = "OFFSET", value_parser = parse_size)]
     pub poison: Vec<u64>,
@@ -120,6 +133,12 @@ pub struct InjectArgs {
     /// The device vanishes from the bus at the N-th doorbell
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub remove_at_doorbell: u64,
+    /// The device vanishes from the bus at the N-th register read
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub remove_at_read: u64,
+    /// The device vanishes from the bus when the N-th copy begins
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub remove_at_copy: u64,
 }
 
 impl Args {
@@ -142,6 +161,7 @@ impl Args {
                 Tlb::None => TlbMode::None,
             },
             full_shadow_walk: self.full_shadow_walk,
+            copy_lazy_writes: self.ce_lazy_writes,
             inject: Inject {
                 seed: inject.seed,
                 out_of_order_every: inject.out_of_order_every,
@@ -154,9 +174,14 @@ impl Args {
                 access_delay: inject.access_delay,
                 atomic_window: inject.atomic_window,
                 launch_error_every: inject.launch_error_every,
+                launch_error_at: inject.launch_error_at,
+                launch_error_one_in: inject.launch_error_one_in,
+                copy_delay: inject.ce_delay,
                 poison: inject.poison,
                 remove_at_fault: inject.remove_at_fault,
                 remove_at_doorbell: inject.remove_at_doorbell,
+                remove_at_read: inject.remove_at_read,
+                remove_at_copy: inject.remove_at_copy,
             },
         }
     }
@@ -217,6 +242,7 @@ mod tests {
         assert_eq!(cfg.vram_bytes, def.vram_bytes);
         assert_eq!(cfg.groups, def.groups);
         assert_eq!(cfg.harts_per_group, def.harts_per_group);
+        assert_eq!(cfg.copy_lazy_writes, def.copy_lazy_writes);
         assert_eq!(cfg.inject.ack_lost_every, 0);
     }
 

@@ -38,6 +38,8 @@ pub struct Config {
     /// Walk the page tables on every hit to find stale ones; otherwise only the
     /// leaf entry is compared.
     pub full_shadow_walk: bool,
+    /// The end of a physical copy is seen by others only after a flush.
+    pub copy_lazy_writes: bool,
     pub inject: Inject,
 }
 
@@ -51,6 +53,7 @@ impl Default for Config {
             compute_threads: 1,
             tlb: TlbMode::Never,
             full_shadow_walk: false,
+            copy_lazy_writes: true,
             inject: Inject::default(),
         }
     }
@@ -78,12 +81,22 @@ pub struct Inject {
     pub access_delay: Duration,
     /// Widening of the window inside an atomic on system memory, once in 64.
     pub atomic_window: Duration,
-    /// Every n-th copy-engine launch ends in LAUNCHERR.
+    /// Every n-th copy ends in LAUNCHERR.
     pub launch_error_every: u32,
+    /// These copies do, counted from 1.
+    pub launch_error_at: Vec<u64>,
+    /// One in n copies does, by the seed.
+    pub launch_error_one_in: u32,
+    /// How long a launch of the copy engine waits before it begins.
+    pub copy_delay: Duration,
     /// Offsets in device memory whose page is poisoned (uncorrectable ECC).
     pub poison: Vec<u64>,
     /// The device vanishes from the bus at the n-th fault packet.
     pub remove_at_fault: u64,
     /// The device vanishes from the bus at the n-th doorbell.
     pub remove_at_doorbell: u64,
+    /// The device vanishes from the bus at the n-th register read.
+    pub remove_at_read: u64,
+    /// The device vanishes from the bus when the n-th copy begins.
+    pub remove_at_copy: u64,
 }

@@ -2,10 +2,12 @@
 //! What all units of the device share.
 
 use crate::config::Config;
+use crate::copy::CopyEngine;
 use crate::engine::ComputeEngine;
 use crate::errors::GuestErrors;
 use crate::fault::FaultUnit;
 use crate::host::{Host, StopReason};
+use crate::inject::Injector;
 use crate::intr::Intr;
 use crate::mem::{AtomicUnit, Memory};
 use crate::mmu::{Fault, Mmu};
@@ -21,9 +23,11 @@ pub struct Core {
     pub mem: Arc<Memory>,
     pub mmu: Mmu,
     pub atomics: AtomicUnit,
-    pub intr: Intr,
+    pub intr: Arc<Intr>,
     pub faults: FaultUnit,
     pub host: Host,
+    pub copy: CopyEngine,
+    pub inject: Injector,
     pub(crate) plain: crate::regs::Plain,
     compute: RwLock<Option<Arc<dyn ComputeEngine>>>,
     removed: AtomicBool,
@@ -35,13 +39,16 @@ impl Core {
     /// The host's, if device memory cannot be made.
     pub fn new(config: Config, sink: Arc<dyn InterruptSink>) -> std::io::Result<Arc<Self>> {
         let errors = Arc::new(GuestErrors::default());
+        let intr = Arc::new(Intr::new(sink));
         let mem = Arc::new(Memory::new(config.vram_bytes)?);
         Ok(Arc::new(Self {
-            mmu: Mmu::new(&config, mem.clone(), errors.clone()),
+            mmu: Mmu::new(&config, mem.clone(), errors.clone(), intr.clone()),
             atomics: AtomicUnit::new(config.inject.seed, config.inject.atomic_window),
-            intr: Intr::new(sink),
+            intr,
             faults: FaultUnit::new(&config),
             host: Host::new(),
+            copy: CopyEngine::default(),
+            inject: Injector::new(&config.inject),
             plain: crate::regs::Plain::default(),
             errors,
             mem,
@@ -65,11 +72,14 @@ impl Core {
 
     /// Writes a fault packet. May be called with a [`crate::mmu::UtlbGuard`]
     /// held. A replayable fault that finds no room is not lost: its access,
-    /// which stays parked, faults again at the next replay.
-    pub fn report_fault(&self, fault: &Fault) {
-        if self.faults.report(self, fault) {
+    /// which stays parked, faults again at the next replay. False if it found
+    /// none.
+    pub fn report_fault(&self, fault: &Fault) -> bool {
+        let report = self.faults.report(self, fault);
+        if report.removal {
             self.remove();
         }
+        report.buffered
     }
 
     /// A hart did what its program must not: the channel stops with reason 4.

@@ -4,11 +4,11 @@
 use crate::config::Config;
 use crate::core::Core;
 use crate::mem::{Aperture, MapError, PhysAddr};
-use crate::{compute, fault, host, regs, InterruptSink};
+use crate::{compute, copy, fault, host, regs, InterruptSink};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -21,6 +21,8 @@ pub struct Device {
     threads: Vec<JoinHandle<()>>,
     /// One reset, map change or removal at a time.
     control: Mutex<()>,
+    register_reads: AtomicU64,
+    register_writes: AtomicU64,
 }
 
 impl Device {
@@ -44,11 +46,14 @@ impl Device {
     /// The host's, if threads cannot be had.
     pub fn with_core(core: Arc<Core>) -> io::Result<Arc<Self>> {
         let mut threads = host::start(&core)?;
+        threads.push(copy::start(&core)?);
         threads.push(fault::start(&core)?);
         Ok(Arc::new(Self {
             core,
             threads,
             control: Mutex::new(()),
+            register_reads: AtomicU64::new(0),
+            register_writes: AtomicU64::new(0),
         }))
     }
 
@@ -58,9 +63,13 @@ impl Device {
 
     /// Reads the register at byte `offset`, a multiple of 4, of BAR0.
     pub fn bar0_read(&self, offset: u32) -> u32 {
+        if self.core.inject.register_read() {
+            self.remove();
+        }
         if self.removed() {
             return u32::MAX;
         }
+        self.register_reads.fetch_add(1, Ordering::Relaxed);
         regs::read(&self.core, offset)
     }
 
@@ -69,6 +78,7 @@ impl Device {
         if self.removed() {
             return;
         }
+        self.register_writes.fetch_add(1, Ordering::Relaxed);
         if offset == regs::SOFT_RESET && value == 1 {
             return self.reset();
         }
@@ -168,7 +178,7 @@ impl Device {
     /// Counters for people and tests.
     pub fn stats(&self) -> Vec<(&'static str, u64)> {
         let core = &self.core;
-        let count = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);
+        let count = |c: &AtomicU64| c.load(Ordering::Relaxed);
         let faults = &core.faults.stats;
         vec![
             ("guest_errors", core.errors.count().into()),
@@ -181,6 +191,11 @@ impl Device {
             ("replays", count(&faults.replays)),
             ("cancels", count(&faults.cancels)),
             ("doorbells", count(&core.host.doorbells)),
+            ("copies", core.inject.copies()),
+            ("copy_bytes", count(&core.copy.stats.bytes)),
+            ("copy_errors", count(&core.copy.stats.errors)),
+            ("register_reads", count(&self.register_reads)),
+            ("register_writes", count(&self.register_writes)),
         ]
     }
 }
@@ -191,6 +206,7 @@ impl Drop for Device {
             engine.stop();
         }
         self.core.host.stop();
+        self.core.copy.stop();
         self.core.faults.stop();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {

@@ -7,12 +7,14 @@
 
 pub mod compute;
 pub mod config;
+pub mod copy;
 pub mod core;
 pub mod device;
 pub mod engine;
 pub mod errors;
 pub mod fault;
 pub mod host;
+pub mod inject;
 pub mod intr;
 pub mod mem;
 pub mod mmu;

@@ -4,6 +4,7 @@
 use crate::config::MmuVersion;
 use crate::core::Core;
 use crate::fault::{Maintenance, Replay, Source, NON_REPLAYABLE, REPLAYABLE};
+use crate::inject;
 use crate::intr::{
     LEAVES, VECTOR_INFO_FAULT, VECTOR_NON_REPLAYABLE, VECTOR_NON_REPLAYABLE_ERROR,
     VECTOR_REPLAYABLE, VECTOR_REPLAYABLE_ERROR,
@@ -23,10 +24,9 @@ const LEAF_EN_CLEAR: u32 = 0xb8_1400;
 const LEAF_END: u32 = 4 * LEAVES as u32;
 
 /// Registers that only hold what was written: the operands of the two
-/// invalidate triggers, and the access counters, which never count.
-const PLAIN: [u32; 15] = [
-    0x10_0cb4, 0x10_0ce8, 0x10_0cb8, 0x10_0cec, 0x10_0e68, 0xb8_30a0, 0xb8_30a4, 0xb8_3100,
-    0xb8_3108, 0xb8_310c, 0xb8_3110, 0xb8_3114, 0xb8_3118, 0xb8_311c, 0xb8_3104,
+/// invalidate triggers.
+const PLAIN: [u32; 7] = [
+    0x10_0cb4, 0x10_0ce8, 0x10_0cb8, 0x10_0cec, 0x10_0e68, 0xb8_30a0, 0xb8_30a4,
 ];
 
 /// Values of [`PLAIN`].
@@ -52,7 +52,12 @@ impl Plain {
 
 /// Reads the register at byte `offset`.
 pub fn read(core: &Core, offset: u32) -> u32 {
-    if let Some(value) = core.host.read(offset) {
+    if let Some(value) = core
+        .host
+        .read(offset)
+        .or_else(|| inject::read(core, offset))
+        .or_else(|| core.mmu.counters().read(offset))
+    {
         return value;
     }
     if let Some(register) = core.plain.slot(offset) {
@@ -99,7 +104,10 @@ pub fn read(core: &Core, offset: u32) -> u32 {
 
 /// Writes the register at byte `offset`.
 pub fn write(core: &Core, offset: u32, value: u32) {
-    if core.host.write(core, offset, value) {
+    if core.host.write(core, offset, value)
+        || inject::write(core, offset, value)
+        || core.mmu.write_counters(offset, value)
+    {
         return;
     }
     if let Some(register) = core.plain.slot(offset) {

@@ -2,12 +2,13 @@
 //! An engine whose harts all wait takes no CPU time. Alone in its process, so
 //! that the process's time is the engine's.
 
-#[path = "compute_engine/asm.rs"]
-mod asm;
+#[allow(dead_code)]
+mod common;
 #[allow(dead_code)]
 #[path = "compute_engine/rig.rs"]
 mod rig;
 
+use common::asm::assemble;
 use rig::Rig;
 use rsvm_vgpu::config::Config;
 use std::time::Duration;
@@ -46,14 +47,14 @@ fn waiting_takes_no_time() {
     rig.load(
         &mirror,
         CODE,
-        &asm::assemble("slli t0, a1, 12\nadd a0, a0, t0\nld t1, 0(a0)\nret"),
+        &assemble("slli t0, a1, 12\nadd a0, a0, t0\nld t1, 0(a0)\nret"),
     );
     rig.launch(&mirror, CODE, 0x2000_0000, 1024, 0);
     assert_eq!(rig.settled_faults(1024).len(), 1024);
     assert!(used_while_asleep() < LIMIT, "with all harts parked");
 
     let spinning = rig.mirror(2);
-    rig.load(&spinning, CODE, &asm::assemble("1: j 1b"));
+    rig.load(&spinning, CODE, &assemble("1: j 1b"));
     rig.launch(&spinning, CODE, 0, 1, 1);
     assert!(used_while_asleep() > LIMIT, "with one that runs");
 }

@@ -23,6 +23,8 @@ use crate::mmu::Utlb;
 use crate::mmu::UtlbGuard;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
+use std::ops::Bound;
+use std::ops::RangeBounds;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -146,6 +148,8 @@ pub struct Outcome {
     pub more: bool,
     /// Harts parked on faults.
     pub parked: usize,
+    /// The first hart whose fault found no room in its buffer.
+    pub unheard: Option<usize>,
     pub death: Option<Death>,
 }
 
@@ -210,20 +214,23 @@ impl Group {
         out
     }
 
-    /// Every parked hart executes the refused instruction again. With `cancel`,
-    /// a VEID with a matching fault dies instead. Returns an outcome for each
-    /// VEID that had parked harts.
+    /// Every parked hart in `range`, which goes by VEID and hart, executes the
+    /// refused instruction again. With `cancel`, a VEID with a matching fault dies
+    /// instead. Returns an outcome for each VEID that had parked harts.
     pub fn replay(
         &mut self,
         cx: Context<'_>,
         cancel: Option<&Cancel>,
+        range: impl RangeBounds<(u8, usize)>,
     ) -> Vec<(Arc<Grid>, Outcome)> {
         let utlb = self.utlb.clone();
         let mut guard = utlb.enter();
         let mut outcomes = Vec::new();
-        for resident in self.residents.values_mut().filter(|r| !r.parked.is_empty()) {
+        let residents = self.residents.iter_mut();
+        for (veid, resident) in residents.filter(|r| !r.1.parked.is_empty()) {
             let mut out = Outcome::default();
-            let parked = std::mem::take(&mut resident.parked);
+            let mut parked = std::mem::take(&mut resident.parked);
+            parked.sort_unstable();
             let hit = cancel.and_then(|cancel| {
                 let faults = parked
                     .iter()
@@ -235,9 +242,17 @@ impl Group {
                 resident.parked = parked;
             } else {
                 self.icache.new_epoch();
+                // Harts whose turn comes later have not asked for their pages yet.
+                let later = matches!(range.end_bound(), Bound::Unbounded);
+                let mut waiting = Vec::new();
                 for n in parked {
-                    if out.death.is_some() {
+                    let mine = range.contains(&(*veid, n));
+                    if out.death.is_some() || !mine && !later {
                         resident.parked.push(n);
+                        continue;
+                    }
+                    if !mine {
+                        waiting.push(n);
                         continue;
                     }
                     if guard.checkpoint() {
@@ -252,6 +267,7 @@ impl Group {
                     };
                     turn.take(n, 1, &mut out);
                 }
+                resident.parked.extend(waiting);
             }
             resident.sum_up(&mut out);
             outcomes.push((resident.grid.clone(), out));
@@ -432,8 +448,8 @@ impl Turn<'_, '_> {
                 f.va >> 12 == fault.va >> 12 && f.access == fault.access && f.ty == fault.ty
             })
         });
-        if !asked {
-            self.cx.core.report_fault(&fault);
+        if !asked && !self.cx.core.report_fault(&fault) {
+            out.unheard.get_or_insert(n);
         }
         resident.slots[n].fault = Some(fault);
         resident.parked.push(n);

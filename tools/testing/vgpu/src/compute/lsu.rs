@@ -275,14 +275,14 @@ impl Bus for Lsu<'_, '_> {
             return Ok(true);
         };
         let t = self.translate(va, Access::Atomic)?;
-        let _line = self.core.atomics.lock(t.ptr);
+        let mut line = self.core.atomics.lock(t.ptr);
         if !self.machine.reservations.holds(t.ptr, word) {
             return Ok(false);
         }
         self.machine.reservations.kill(t.ptr);
         self.core
             .atomics
-            .conditional(t.ptr, size, t.sys, va, r.loaded, value);
+            .conditional(&mut line, t.ptr, size, t.sys, va, [r.loaded, value]);
         Ok(true)
     }
 

@@ -36,6 +36,8 @@ use sched::After;
 use sched::Sched;
 use sched::VEIDS;
 use std::io;
+use std::iter;
+use std::ops::Bound;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -85,6 +87,9 @@ struct Shared {
     work: Condvar,
     /// A slice has ended, or a kill.
     slice_ended: Condvar,
+    /// Group, VEID and hart whose fault found no room in the buffer at the last
+    /// replay: it goes first at the next, so that nobody is starved.
+    unheard: Mutex<(usize, u8, usize)>,
 }
 
 /// The engine behind [`ComputeEngine`].
@@ -119,6 +124,7 @@ pub fn start(core: Arc<Core>) -> io::Result<Arc<dyn ComputeEngine>> {
         seats,
         work: Condvar::new(),
         slice_ended: Condvar::new(),
+        unheard: Mutex::new((0, 0, 0)),
     });
     let compute = Compute {
         shared,
@@ -237,9 +243,21 @@ impl Shared {
             return;
         };
         let mut deaths = Vec::new();
-        for (n, seat) in self.seats.iter().enumerate() {
-            let mut group = seat.control();
-            let outcomes = group.replay(self.context(&core), cancel);
+        let mut unheard = None;
+        let (first, veid, hart) = *lock(&self.unheard);
+        // Round to where it began.
+        let (start, all) = ((veid, hart), (Bound::Unbounded, Bound::Unbounded));
+        let rest = (first + 1..self.seats.len()).chain(0..first);
+        let round = iter::once((first, (Bound::Included(start), Bound::Unbounded)))
+            .chain(rest.map(|n| (n, all)))
+            .chain([(first, (Bound::Unbounded, Bound::Excluded(start)))]);
+        for (n, range) in round {
+            let mut group = self.seats[n].control();
+            let outcomes = group.replay(self.context(&core), cancel, range);
+            for (grid, out) in &outcomes {
+                let hart = out.unheard.map(|hart| (n, grid.channel.veid, hart));
+                unheard = unheard.or(hart);
+            }
             let afters: Vec<After> = outcomes
                 .iter()
                 .map(|(grid, out)| lock(&self.sched).note(n, grid, out))
@@ -250,6 +268,9 @@ impl Shared {
             }
             let dead = |(grid, out): (_, group::Outcome)| out.death.map(|death| (grid, death));
             deaths.extend(outcomes.into_iter().filter_map(dead));
+        }
+        if let Some(unheard) = unheard {
+            *lock(&self.unheard) = unheard;
         }
         self.work.notify_all();
         for (grid, death) in deaths {

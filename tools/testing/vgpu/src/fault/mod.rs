@@ -46,6 +46,14 @@ pub struct Stats {
     pub cancels: AtomicU64,
 }
 
+/// What became of a report.
+pub(crate) struct Report {
+    /// It is where it belongs, or nobody wants it.
+    pub buffered: bool,
+    /// The device is to vanish now.
+    pub removal: bool,
+}
+
 /// The last fault that no buffer took.
 #[derive(Clone, Copy, Default)]
 struct Snapshot {
@@ -131,25 +139,32 @@ impl FaultUnit {
         self.ack.reset();
     }
 
-    /// Puts a packet into the buffer it belongs to. True if the device is to
-    /// vanish now.
-    pub(crate) fn report(&self, core: &Core, fault: &Fault) -> bool {
+    /// Puts a packet into the buffer it belongs to.
+    pub(crate) fn report(&self, core: &Core, fault: &Fault) -> Report {
+        let nothing = Report {
+            buffered: true,
+            removal: false,
+        };
         if core.removed() {
-            return false;
+            return nothing;
         }
         let mut state = lock(&self.state);
         if fault.access == Access::Prefetch && state.prefetch_filter == 3 {
-            return false;
+            return nothing;
         }
         let n = self.stats.packets.fetch_add(1, Ordering::Relaxed) + 1;
-        self.write(core, &mut state, fault);
+        let buffered = self.write(core, &mut state, fault);
         if state.rng.one_in(self.inject.duplicate_every) {
             self.write(core, &mut state, fault);
         }
-        n == self.inject.remove_at_fault
+        Report {
+            buffered,
+            removal: n == self.inject.remove_at_fault,
+        }
     }
 
-    fn write(&self, core: &Core, state: &mut State, fault: &Fault) {
+    /// False if there is no room for it.
+    fn write(&self, core: &Core, state: &mut State, fault: &Fault) -> bool {
         let i = usize::from(fault.replayable);
         match state.buffers[i].place(self.limit) {
             Place::At { at, first } => {
@@ -157,6 +172,7 @@ impl FaultUnit {
                 if first {
                     core.intr.raise(NOTIFY[i]);
                 }
+                true
             }
             Place::Full { newly, intr } => {
                 self.stats.dropped.fetch_add(1, Ordering::Relaxed);
@@ -167,10 +183,12 @@ impl FaultUnit {
                         core.intr.raise(ERROR[i]);
                     }
                 }
+                false
             }
             Place::Disabled => {
                 self.stats.dropped.fetch_add(1, Ordering::Relaxed);
                 self.snapshot(core, state, fault);
+                false
             }
         }
     }

@@ -3,10 +3,11 @@
 
 use super::pbdma::{Context, Done};
 use super::StopReason;
+use crate::copy::Flush;
 use crate::core::Core;
 use crate::fault::{Maintenance, Replay};
 use crate::mem::{Aperture, PhysAddr};
-use crate::mmu::{Cancel, CancelAccess, Client, Invalidate};
+use crate::mmu::{Cancel, CancelAccess, Clear, Client, Invalidate};
 use std::sync::atomic::{fence, Ordering};
 use std::time::Duration;
 
@@ -95,11 +96,22 @@ impl Context {
         let [a, b, c] = self.mem_op;
         match d >> 27 {
             OP_MEMBAR => {
-                // Stores here are visible once made; the order is what counts.
+                // Other stores are visible once made; the order is what counts.
+                core.copy.membar(
+                    core,
+                    match c & 7 {
+                        0 => Flush::System,
+                        1 => Flush::Gpu,
+                        _ => return Done::Stop(StopReason::BadMethod),
+                    },
+                );
                 fence(Ordering::SeqCst);
                 return Done::Yes;
             }
-            OP_ACCESS_COUNTER_CLEAR => return Done::Yes,
+            OP_ACCESS_COUNTER_CLEAR => {
+                core.mmu.counters().clear(Clear::decode(c, d));
+                return Done::Yes;
+            }
             OP_INVALIDATE | OP_INVALIDATE_TARGETED => {}
             _ => return Done::Stop(StopReason::BadMethod),
         }

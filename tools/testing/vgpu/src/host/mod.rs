@@ -11,6 +11,7 @@ mod channel;
 mod copy;
 mod memop;
 mod pbdma;
+mod ramfc;
 mod registers;
 mod runlist;
 mod schedule;
@@ -18,6 +19,7 @@ mod semaphore;
 
 pub(crate) use memop::cancel_access;
 pub use schedule::start;
+pub use semaphore::{timestamp, Reduction};
 
 use crate::core::Core;
 use crate::intr::VECTOR_PFIFO;
@@ -55,6 +57,9 @@ pub enum StopReason {
     FaultCancelled = 5,
     /// A semaphore acquire took longer than RAMFC 0x30 allows.
     AcquireTimeout = 6,
+    /// A copy failed; the next registers have bits of 0x104410 and the number
+    /// of the launch since the channel was bound.
+    CopyError = 7,
 }
 
 #[derive(Clone, Default)]
@@ -71,7 +76,9 @@ struct Channel {
     doorbell: bool,
     /// On the engine: what a preempt takes away.
     resident: bool,
-    /// Set while bound and seen by its PBDMA.
+    /// Bound, and seen by its PBDMA.
+    loaded: bool,
+    /// Of a user's channel that is loaded.
     veid: Option<u8>,
     error: [u32; 3],
 }
@@ -111,6 +118,8 @@ struct Runlist {
     leaving: Vec<(u32, u32)>,
     /// The thread has something to look at.
     kicked: bool,
+    /// It looks again by itself, for a semaphore perhaps.
+    polling: bool,
     disabled: bool,
     /// Preempt all of it.
     preempt: bool,
@@ -191,6 +200,13 @@ impl Host {
         self.wake[runlist].notify_all();
     }
 
+    /// As [`Host::kick`], both of them.
+    fn kick_all(&self) {
+        for r in 0..RUNLISTS {
+            self.kick(r);
+        }
+    }
+
     pub fn stop(&self) {
         lock(&self.state).stop = true;
         for wake in &self.wake {
@@ -208,6 +224,7 @@ impl Host {
         if let Some(compute) = core.compute() {
             compute.reset();
         }
+        core.copy.reset();
         let mut state = lock(&self.state);
         *state = State {
             stop: state.stop,
@@ -232,7 +249,9 @@ impl Host {
         };
         channel.dead = true;
         match reason {
-            StopReason::EngineException | StopReason::FaultCancelled => channel.eng_faulted = true,
+            StopReason::EngineException | StopReason::FaultCancelled | StopReason::CopyError => {
+                channel.eng_faulted = true
+            }
             _ => channel.pbdma_faulted = true,
         }
         channel.error = [reason as u32, info as u32, (info >> 32) as u32];

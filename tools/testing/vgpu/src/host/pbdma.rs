@@ -2,9 +2,9 @@
 //! The PBDMA: fetches GP entries and pushbuffers, decodes methods.
 
 use super::channel::Loaded;
-use super::copy::Copy;
 use super::schedule::{Stop, Units};
 use super::{StopReason, RUNLIST_KERNEL, RUNLIST_USER};
+use crate::copy::Methods;
 use crate::core::Core;
 use crate::engine::{ChannelCtx, Progress};
 use crate::intr::{VECTOR_COMPUTE, VECTOR_COPY};
@@ -52,25 +52,26 @@ pub enum Done {
     Stop(StopReason),
 }
 
-#[derive(Clone, Copy)]
-struct Method {
-    subchannel: usize,
-    address: u32,
-    data: u32,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Method {
+    pub subchannel: usize,
+    pub address: u32,
+    pub data: u32,
 }
 
 /// A method header whose data are still to come.
-struct Header {
-    method: Method,
-    left: u32,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub method: Method,
+    pub left: u32,
     /// How often the address still advances.
-    advance: u32,
+    pub advance: u32,
 }
 
 /// A pushbuffer segment.
-struct Segment {
-    va: u64,
-    dwords: u32,
+pub struct Segment {
+    pub va: u64,
+    pub dwords: u32,
 }
 
 /// One channel's execution state.
@@ -78,20 +79,26 @@ pub struct Context {
     pub channel: Loaded,
     /// Next GP entry to fetch, and the last GP_GET told: an entry is told only
     /// when all of its methods are done, so that its memory may be reused.
-    get: u32,
+    pub(super) get: u32,
     told: u32,
-    put: u32,
-    segment: Option<Segment>,
-    fetched: VecDeque<u32>,
-    header: Option<Header>,
+    pub(super) put: u32,
+    pub(super) segment: Option<Segment>,
+    pub(super) fetched: VecDeque<u32>,
+    /// End of the segment fetched last.
+    pub(super) segment_end: u64,
+    pub(super) header: Option<Header>,
+    /// The header before the last method took its data.
+    pub(super) header_before: Option<Header>,
     /// The method that did not finish.
-    retry: Option<Method>,
+    pub(super) retry: Option<Method>,
+    /// Where it goes on is in RAMFC.
+    pub(super) saved: bool,
     /// Since when, and how long the last look is to wait.
     pub(super) waiting: Option<Instant>,
     classes: [u32; 8],
     pub(super) semaphore: [u32; 4],
     pub(super) mem_op: [u32; 3],
-    pub(super) copy: Copy,
+    pub(super) copy: Methods,
     pause: Option<Instant>,
     hung: bool,
 }
@@ -105,13 +112,16 @@ impl Context {
             put: 0,
             segment: None,
             fetched: VecDeque::new(),
+            segment_end: 0,
             header: None,
+            header_before: None,
             retry: None,
+            saved: true,
             waiting: None,
             classes: [0; 8],
             semaphore: [0; 4],
             mem_op: [0; 3],
-            copy: Copy::default(),
+            copy: Methods::default(),
             pause: None,
             hung: false,
         }
@@ -124,6 +134,9 @@ impl Context {
     ///
     /// Why the channel has to stop.
     pub fn run(&mut self, core: &Core, units: &Units, doorbell: bool) -> Result<Ran, Stop> {
+        if std::mem::take(&mut self.saved) {
+            self.load(core)?;
+        }
         if doorbell {
             self.read_put(core)?;
         }
@@ -213,7 +226,7 @@ impl Context {
                 method, left: 0, ..
             }) = self.header
             {
-                self.header = None;
+                (self.header, self.header_before) = (None, None);
                 return Ok(Next::Method(method));
             }
             return Ok(Next::Again);
@@ -222,6 +235,7 @@ impl Context {
             data: dword,
             ..header.method
         };
+        self.header_before = Some(header);
         header.left -= 1;
         if header.advance > 0 {
             header.advance -= 1;
@@ -309,10 +323,9 @@ impl Context {
             return Err((StopReason::BadGpEntry, entry));
         }
         if dwords > 0 {
-            self.segment = Some(Segment {
-                va: u64::from(hi & 0xff) << 32 | u64::from(lo),
-                dwords,
-            });
+            let va = u64::from(hi & 0xff) << 32 | u64::from(lo);
+            self.segment = Some(Segment { va, dwords });
+            self.segment_end = va + u64::from(dwords) * 4;
         }
         Ok(Next::Again)
     }
@@ -354,7 +367,7 @@ impl Context {
             0x078 => self.wait_idle(core, units),
             0x084 if self.channel.privileged => self.clear_faulted(core, m.data),
             0x084 => Done::Stop(StopReason::Privilege),
-            0x100.. => self.engine_method(core, units, m),
+            0x100.. => self.engine_method(core, m),
             _ => Done::Stop(StopReason::BadMethod),
         }
     }
@@ -389,9 +402,9 @@ impl Context {
         }
     }
 
-    fn engine_method(&mut self, core: &Core, units: &Units, m: Method) -> Done {
+    fn engine_method(&mut self, core: &Core, m: Method) -> Done {
         match self.classes[m.subchannel] {
-            CLASS_COPY => self.copy_method(core, units, m.address, m.data),
+            CLASS_COPY => self.copy_method(core, m.address, m.data),
             CLASS_COMPUTE => {
                 let Some(compute) = core.compute() else {
                     return Done::Stop(StopReason::BadMethod);
@@ -406,13 +419,17 @@ impl Context {
         }
     }
 
-    /// WFI. The copy engine is never busy when its PBDMA gets here.
+    /// WFI: the channel's work on its engine is done and visible.
     pub(super) fn wait_idle(&self, core: &Core, units: &Units) -> Done {
-        match core.compute() {
-            Some(compute) if units.runlist == RUNLIST_USER && !compute.idle(self.channel.veid) => {
-                Done::Retry
-            }
-            _ => Done::Yes,
+        let idle = if units.runlist == RUNLIST_USER {
+            core.compute().is_none_or(|c| c.idle(self.channel.veid))
+        } else {
+            core.copy.wait_idle(core, self.channel.chid)
+        };
+        if idle {
+            Done::Yes
+        } else {
+            Done::Retry
         }
     }
 
@@ -420,7 +437,7 @@ impl Context {
     /// second for the bit to be set.
     fn clear_faulted(&mut self, core: &Core, data: u32) -> Done {
         let chid = data & 0xffff;
-        if core.host.clear_faulted(chid, data >> 31 == 1) {
+        if core.host.clear_faulted(core, chid, data >> 31 == 1) {
             return Done::Yes;
         }
         match self.waiting {

@@ -202,9 +202,10 @@ impl Host {
         if let (Some(veid), Some(compute)) = (before.veid, core.compute()) {
             compute.kill(veid);
         }
-        for r in 0..RUNLISTS {
-            self.kick(r);
+        if before.loaded {
+            core.copy.kill(core, chid);
         }
+        self.kick_all();
     }
 
     fn control(&self, core: &Core, chid: u32, value: u32) {
@@ -221,14 +222,16 @@ impl Host {
             channel.eng_faulted &= value & CHANNEL_ENG_FAULTED == 0;
         }
         let unbound = channel.enabled && channel.inst.is_none();
+        let cleared = !channel.dead && value & CHANNEL_ENG_FAULTED != 0;
         drop(state);
+        if cleared {
+            core.copy.clear_faulted(chid);
+        }
         if unbound && value & CHANNEL_SET != 0 {
             core.errors
                 .report(format_args!("channel {chid} enabled but not bound"));
         }
-        for r in 0..RUNLISTS {
-            self.kick(r);
-        }
+        self.kick_all();
     }
 
     fn doorbell(&self, core: &Core, value: u32) {

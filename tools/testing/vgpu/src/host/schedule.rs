@@ -7,11 +7,11 @@ use super::pbdma::{Context, Ran};
 use super::runlist::parse;
 use super::{
     Host, Preempt, Runlist, StopReason, Tsg, CHANNELS, INTR_BIND, INTR_SCHED, RUNLISTS,
-    RUNLIST_USER,
+    RUNLIST_KERNEL, RUNLIST_USER,
 };
 use crate::core::Core;
 use crate::lock;
-use crate::mmu::{Client, Utlb, CLIENT_HUB_CE0, CLIENT_HUB_HOST};
+use crate::mmu::{Client, Utlb, CLIENT_HUB_HOST};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, PoisonError};
@@ -30,11 +30,10 @@ impl Lane {
     }
 }
 
-/// The TLBs of a runlist's PBDMA and copy engine.
+/// A runlist's PBDMA: its TLB.
 pub struct Units {
     pub runlist: usize,
     pub host: Arc<Utlb>,
-    pub copy: Arc<Utlb>,
 }
 
 /// Starts a thread for each runlist; they end after [`Host::stop`].
@@ -49,7 +48,6 @@ pub fn start(core: &Arc<Core>) -> io::Result<Vec<JoinHandle<()>>> {
             let units = Units {
                 runlist,
                 host: core.mmu.add_utlb(Client::hub(CLIENT_HUB_HOST)),
-                copy: core.mmu.add_utlb(Client::hub(CLIENT_HUB_CE0)),
             };
             std::thread::Builder::new()
                 .name(format!("runlist{runlist}"))
@@ -71,6 +69,7 @@ fn run(core: &Core, units: &Units) {
             if std::mem::take(&mut state.runlists[r].kicked) {
                 break;
             }
+            state.runlists[r].polling = next.is_some();
             state = match next {
                 None => host.wake[r]
                     .wait(state)
@@ -94,7 +93,7 @@ fn run(core: &Core, units: &Units) {
         }
         let mut lane = lock(&host.lanes[r]);
         host.submit(core, r);
-        host.preempt(core, r);
+        host.preempt(core, r, &mut lane);
         for chid in host.scheduled(core, r) {
             match host.turn(core, units, &mut lane, chid) {
                 Ran::Idle => {}
@@ -167,7 +166,7 @@ impl Host {
 
     /// Takes off the engine what is to leave it, as far as that can be, and
     /// completes preempts.
-    fn preempt(&self, core: &Core, r: usize) {
+    fn preempt(&self, core: &Core, r: usize, lane: &mut Lane) {
         let (wanted, all, chids) = {
             let state = lock(&self.state);
             let all = state.runlists[r].preempt;
@@ -193,16 +192,25 @@ impl Host {
         };
         let mut stuck = Vec::new();
         for &chid in &chids {
-            let veid = {
+            let (veid, resident) = {
                 let state = lock(&self.state);
                 let channel = &state.channels[chid as usize];
-                channel.veid.filter(|_| channel.resident)
+                (channel.veid.filter(|_| channel.resident), channel.resident)
             };
-            if let (RUNLIST_USER, Some(veid), Some(compute)) = (r, veid, core.compute()) {
+            if r == RUNLIST_KERNEL && resident {
+                core.copy.suspend(core, chid);
+            }
+            if let (Some(veid), Some(compute)) = (veid, core.compute()) {
                 // All are asked to stop, whether or not the first one has.
                 if !compute.preempt(veid) {
                     stuck.push(chid);
                 }
+            }
+        }
+        for chid in chids.iter().filter(|c| !stuck.contains(c)) {
+            let bound = lock(&self.state).channels[*chid as usize].bound;
+            if let Some((_, context)) = lane.contexts.get_mut(chid).filter(|c| c.0 == bound) {
+                context.save(core);
             }
         }
         let mut guard = lock(&self.state);
@@ -248,24 +256,24 @@ impl Host {
                 .collect();
             for &chid in &chids {
                 let channel = &mut state.channels[chid as usize];
-                if let Some(veid) = channel.veid.filter(|_| !channel.resident) {
+                if channel.loaded && !channel.resident {
                     channel.resident = true;
-                    new.push((chid, veid));
+                    new.push((chid, channel.veid));
                 }
             }
             chids
         };
         for (chid, veid) in new {
-            self.put_on_engine(core, r, chid, veid);
+            self.put_on_engine(core, chid, veid);
         }
         chids
     }
 
-    /// The harts of a channel that became resident go on.
-    fn put_on_engine(&self, core: &Core, r: usize, chid: u32, veid: u8) {
-        if r != RUNLIST_USER {
-            return;
-        }
+    /// The harts or copies of a channel that became resident go on.
+    fn put_on_engine(&self, core: &Core, chid: u32, veid: Option<u8>) {
+        let Some(veid) = veid else {
+            return core.copy.resume(chid);
+        };
         let other = lock(&self.state)
             .channels
             .iter()
@@ -302,12 +310,11 @@ impl Host {
                     if channel.bound != bound {
                         return Ran::More;
                     }
-                    if r == RUNLIST_USER {
-                        channel.veid = Some(loaded.veid);
-                    }
-                    channel.resident = true;
+                    channel.veid = (r == RUNLIST_USER).then_some(loaded.veid);
+                    (channel.loaded, channel.resident) = (true, true);
+                    let veid = channel.veid;
                     drop(state);
-                    self.put_on_engine(core, r, chid, loaded.veid);
+                    self.put_on_engine(core, chid, veid);
                     lane.contexts.insert(chid, (bound, Context::new(loaded)));
                 }
                 Err(err) => {
@@ -353,7 +360,7 @@ impl Host {
     }
 
     /// CLEAR_FAULTED. False if the bit is not set (yet).
-    pub(super) fn clear_faulted(&self, chid: u32, engine: bool) -> bool {
+    pub(super) fn clear_faulted(&self, core: &Core, chid: u32, engine: bool) -> bool {
         let mut state = lock(&self.state);
         let Some(channel) = state.channels.get_mut(chid as usize) else {
             return false;
@@ -370,9 +377,10 @@ impl Host {
             *bit = false;
         }
         drop(state);
-        for r in 0..RUNLISTS {
-            self.kick(r);
+        if engine {
+            core.copy.clear_faulted(chid);
         }
+        self.kick_all();
         true
     }
 
@@ -380,11 +388,6 @@ impl Host {
     pub(super) fn clear_faulted_timeout(&self, core: &Core, chid: u32) {
         lock(&self.state).clear_faulted_error = 1 << 31 | chid;
         self.interrupt(core, INTR_SCHED);
-    }
-
-    /// The copy engine failed: bits of 0x104410.
-    pub(super) fn copy_error(&self, bits: u32) {
-        lock(&self.state).copy_status |= bits;
     }
 }
 

@@ -55,28 +55,34 @@ impl AtomicUnit {
             p.store(size, new);
             return old;
         }
+        self.widen(&mut rng);
+        self.swap(p, size, addr, old, new);
+        old
+    }
+
+    /// Now and then, makes the time longer in which a CPU's write is lost.
+    fn widen(&self, rng: &mut Rng) {
         if !self.window.is_zero() && rng.one_in(64) {
             let end = Instant::now() + self.window;
             while Instant::now() < end {
                 std::hint::spin_loop();
             }
         }
-        self.swap(p, size, addr, old, new);
-        old
     }
 
-    /// The store of a store-conditional that succeeds, under the line's lock:
-    /// `loaded` is what its load-reserved read. Otherwise as [`AtomicUnit::rmw`].
+    /// The store of a store-conditional that succeeds, under the line's lock
+    /// (`line`): `loaded` is what its load-reserved read. Otherwise as [`AtomicUnit::rmw`].
     pub fn conditional(
         &self,
+        line: &mut Rng,
         p: HostPtr<'_>,
         size: usize,
         sys: bool,
         addr: u64,
-        loaded: u64,
-        new: u64,
+        [loaded, new]: [u64; 2],
     ) {
         if sys {
+            self.widen(line);
             self.swap(p, size, addr, loaded, new);
         } else {
             p.store(size, new);

@@ -130,9 +130,42 @@ impl HostPtr<'_> {
         self.word(size, |word| word.replace(value))
     }
 
+    /// The words here, as many as fit into `bytes`, if this is aligned.
+    #[inline]
+    fn words(&self, bytes: usize) -> &[AtomicU64] {
+        if self.ptr.as_ptr() as usize % 8 != 0 {
+            return &[];
+        }
+        assert!(bytes <= self.left, "access out of bounds");
+        // SAFETY: In bounds by the invariant and the check, and aligned; as for
+        // `word`. An atomic slice borrows nothing but the mapping.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr().cast(), bytes / 8) }
+    }
+
+    /// Copies `n` bytes from `from`, upwards.
+    pub fn copy_from(self, from: HostPtr<'_>, n: usize) {
+        let (to_words, from_words) = (self.words(n), from.words(n));
+        let mut at = 0;
+        for (to, from) in to_words.iter().zip(from_words) {
+            to.store(from.load(Ordering::Acquire), Ordering::Release);
+            at += 8;
+        }
+        let mut buffer = [0; 256];
+        while at < n {
+            let piece = &mut buffer[..(n - at).min(256)];
+            from.add(at).read_bytes(piece);
+            self.add(at).write_bytes(piece);
+            at += piece.len();
+        }
+    }
+
     /// Reads bytes of any alignment, by the largest aligned accesses that fit.
     pub fn read_bytes(self, out: &mut [u8]) {
         let mut at = 0;
+        for (word, out) in self.words(out.len()).iter().zip(out.chunks_exact_mut(8)) {
+            out.copy_from_slice(&word.load(Ordering::Acquire).to_le_bytes());
+            at += 8;
+        }
         while at < out.len() {
             let n = self.add(at).chunk(out.len() - at);
             let value = self.add(at).load(n).to_le_bytes();
@@ -144,6 +177,12 @@ impl HostPtr<'_> {
     /// Writes bytes of any alignment, by the largest aligned accesses that fit.
     pub fn write_bytes(self, data: &[u8]) {
         let mut at = 0;
+        for (word, data) in self.words(data.len()).iter().zip(data.chunks_exact(8)) {
+            let mut value = [0; 8];
+            value.copy_from_slice(data);
+            word.store(u64::from_le_bytes(value), Ordering::Release);
+            at += 8;
+        }
         while at < data.len() {
             let n = self.add(at).chunk(data.len() - at);
             let mut value = [0; 8];

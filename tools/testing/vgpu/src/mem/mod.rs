@@ -158,6 +158,11 @@ impl Memory {
         self.generation.load(Ordering::SeqCst)
     }
 
+    /// Has all holders of host pointers make them anew.
+    pub(crate) fn new_generation(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Region>>> {
         crate::lock(&self.regions)
     }
@@ -168,7 +173,7 @@ impl Memory {
         let visible = self.bus_master.load(Ordering::SeqCst);
         let map = GuestMap::new(if visible { regions } else { &[] });
         let old = self.map.swap(Arc::new(map));
-        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.new_generation();
         old
     }
 

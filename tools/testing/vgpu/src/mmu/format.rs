@@ -17,6 +17,8 @@ pub struct Leaf {
     pub read_only: bool,
     pub atomic_disable: bool,
     pub privileged: bool,
+    /// Accesses are not counted (v3 only).
+    pub uncounted: bool,
 }
 
 /// A last-level entry.
@@ -262,6 +264,7 @@ fn pte_v2(raw: u64, shift: u32) -> Result<Pte, Bad> {
         privileged: field(raw, 5, 5) == 1,
         read_only: field(raw, 6, 6) == 1,
         atomic_disable: field(raw, 7, 7) == 1,
+        uncounted: false,
     }))
 }
 
@@ -292,6 +295,7 @@ fn pte_v3(raw: u64, shift: u32) -> Result<Pte, Bad> {
         privileged: pcf & 2 != 0,
         read_only: pcf & 4 != 0,
         atomic_disable: pcf & 8 != 0,
+        uncounted: pcf & 16 != 0,
     }))
 }
 

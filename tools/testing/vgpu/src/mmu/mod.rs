@@ -10,22 +10,25 @@
 //! after another, never nested.
 
 mod cache;
+mod counters;
 pub mod format;
 mod types;
 mod utlb;
 pub mod walk;
 
 pub use cache::Invalidate;
+pub use counters::{AccessCounters, Clear};
 pub use types::*;
 pub use utlb::{Translation, Utlb, UtlbGuard};
 
 use crate::config::{Config, MmuVersion, TlbMode};
 use crate::errors::GuestErrors;
+use crate::intr::Intr;
 use crate::lock;
 use crate::mem::{Aperture, HostPtr, MemGuard, Memory, PhysAddr};
 use cache::{Caches, View};
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use walk::{Uncached, Walked, Walker};
@@ -49,8 +52,10 @@ pub(crate) struct Shared {
     stale: AtomicI64,
     /// What sparse pages read, and where writes to them go.
     sparse: Sparse,
-    /// 4 KiB pages of VRAM.
-    poison: BTreeSet<u64>,
+    /// 4 KiB pages of VRAM, and how many.
+    poison: RwLock<BTreeSet<u64>>,
+    poisoned: AtomicUsize,
+    counters: AccessCounters,
 }
 
 #[repr(align(4096))]
@@ -130,7 +135,13 @@ impl Shared {
     }
 
     fn poisoned(&self, at: PhysAddr) -> bool {
-        at.aperture == Aperture::Vid && self.poison.contains(&(at.addr >> 12))
+        at.aperture == Aperture::Vid
+            && self.poisoned.load(Ordering::SeqCst) != 0
+            && self
+                .poison
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(&(at.addr >> 12))
     }
 }
 
@@ -143,8 +154,15 @@ pub struct Mmu {
 }
 
 impl Mmu {
-    pub fn new(config: &Config, mem: Arc<Memory>, errors: Arc<GuestErrors>) -> Self {
+    pub fn new(
+        config: &Config,
+        mem: Arc<Memory>,
+        errors: Arc<GuestErrors>,
+        intr: Arc<Intr>,
+    ) -> Self {
         let inject = &config.inject;
+        let counters = AccessCounters::new(mem.clone(), errors.clone(), intr);
+        let poison: BTreeSet<u64> = inject.poison.iter().map(|at| at >> 12).collect();
         Self {
             shared: Arc::new(Shared {
                 version: config.mmu,
@@ -159,7 +177,9 @@ impl Mmu {
                 log: Mutex::default(),
                 stale: AtomicI64::new(0),
                 sparse: Sparse::new(),
-                poison: inject.poison.iter().map(|at| at >> 12).collect(),
+                poisoned: AtomicUsize::new(poison.len()),
+                poison: RwLock::new(poison),
+                counters,
             }),
             utlbs: RwLock::default(),
             invalidates: AtomicU64::new(0),
@@ -236,6 +256,7 @@ impl Mmu {
 
     /// Empties all TLBs, as a reset does, and forgets stale hits.
     pub fn reset(&self) {
+        self.shared.counters.reset();
         self.invalidate(&Invalidate::ALL, true);
         self.shared.stale.store(0, Ordering::SeqCst);
     }
@@ -253,5 +274,51 @@ impl Mmu {
 
     pub fn poisoned(&self, at: PhysAddr) -> bool {
         self.shared.poisoned(at)
+    }
+
+    /// How many pages are poisoned.
+    pub fn poisoned_pages(&self) -> usize {
+        self.shared.poisoned.load(Ordering::SeqCst)
+    }
+
+    /// Poisons 4 KiB page number `page` of device memory, or repairs it. When
+    /// this returns no access uses what was known before. Not to be called with
+    /// a [`UtlbGuard`] held.
+    pub fn poison(&self, page: u64, on: bool) {
+        {
+            let shared = &self.shared;
+            let mut poison = shared
+                .poison
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            if on {
+                poison.insert(page);
+            } else {
+                poison.remove(&page);
+            }
+            shared.poisoned.store(poison.len(), Ordering::SeqCst);
+        }
+        self.forget_pages();
+    }
+
+    /// What uTLBs know of pages goes as if the memory map had changed.
+    fn forget_pages(&self) {
+        self.shared.mem.new_generation();
+        self.wait_applied(self.log(None));
+    }
+
+    pub fn counters(&self) -> &AccessCounters {
+        &self.shared.counters
+    }
+
+    /// Writes a register of the access counters. False if it is none. Not to be
+    /// called with a [`UtlbGuard`] held.
+    pub fn write_counters(&self, offset: u32, value: u32) -> bool {
+        match self.shared.counters.write(offset, value) {
+            None => return false,
+            Some(true) => self.forget_pages(),
+            Some(false) => {}
+        }
+        true
     }
 }

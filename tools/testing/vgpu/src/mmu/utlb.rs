@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! First-level TLBs, and the guard under which accesses are made.
 
+use super::format::Leaf;
 use super::walk::{va_bits, Outcome, Walked};
 use super::{Access, Client, Fault, FaultType, Invalidate, Shared, Space, CLIENT_GCC};
 use crate::config::TlbMode;
@@ -338,6 +339,9 @@ impl UtlbGuard<'_> {
                 if shared.poisoned(leaf.at.offset(leaf_offset(va, entry.shift))) {
                     return refuse(FaultType::Poison);
                 }
+                if entry.page.is_some() && self.counts(&leaf) {
+                    shared.counters.count(space, va, access);
+                }
                 match entry.page {
                     Some(page) => self.found(page, va, entry.sys),
                     // Bus mastering is off, or there is no such memory.
@@ -361,6 +365,14 @@ impl UtlbGuard<'_> {
         Ok(found)
     }
 
+    /// Accesses to the page are counted, each on its way through here.
+    fn counts(&self, leaf: &Leaf) -> bool {
+        leaf.at.aperture.is_sys()
+            && !leaf.uncounted
+            && !self.utlb.client.hub
+            && self.utlb.shared.counters.enabled()
+    }
+
     /// Finds the host addresses of an entry, and what it allows at once.
     fn resolve(&self, state: &mut State, at: usize) {
         let shared = &*self.utlb.shared;
@@ -380,7 +392,7 @@ impl UtlbGuard<'_> {
             entry.page = pointer(at, 4096);
             let poisoned = shared.poisoned(at);
             entry.sys = leaf.at.aperture.is_sys();
-            entry.allowed = if leaf.privileged || poisoned {
+            entry.allowed = if leaf.privileged || poisoned || self.counts(&leaf) {
                 0
             } else {
                 let mut allowed = bit(Access::Read) | bit(Access::Fetch) | bit(Access::Prefetch);

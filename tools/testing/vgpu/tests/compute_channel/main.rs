@@ -2,24 +2,18 @@
 //! The compute engine behind channels: everything through registers and memory,
 //! as a driver does it.
 
-#[path = "../compute_engine/asm.rs"]
-mod asm;
 #[allow(dead_code)]
-#[path = "../model/driver.rs"]
-mod driver;
+#[path = "../common/mod.rs"]
+mod common;
 mod rig;
-#[allow(dead_code)]
-#[path = "../model/tables.rs"]
-mod tables;
 
-use asm::assemble;
-use driver::Channel;
+use common::asm::assemble;
+use common::driver::{self, Channel};
+use common::tables::{Page, Tables};
 use rig::Rig;
 use rsvm_vgpu::config::Config;
 use rsvm_vgpu::config::MmuVersion;
-use rsvm_vgpu::mem::PhysAddr;
-use tables::Page;
-use tables::Tables;
+use rsvm_vgpu::mem::{Aperture, PhysAddr};
 
 const CODE: u64 = 0x7f12_3456_7000;
 const DATA: u64 = 0x5555_5555_5000;
@@ -268,6 +262,70 @@ fn an_endless_kernel_is_torn_down_and_its_queue_works_again() {
         q[0].word(rig, DATA) == 77
     });
     assert_eq!(sum(&rig, &p), stopped, "a hart of the old queue lives");
+    assert_eq!((rig.guest_errors(), rig.stale_hits()), (0, 0));
+}
+
+/// A copy that is under way holds nobody up, and nobody holds a copy up.
+#[test]
+fn copies_and_kernels_run_at_once() {
+    let mut rig = Rig::new(Config::default());
+    let mut kernel = Channel::kernel(&mut rig);
+    let mut p = Process::new(&mut rig, 5, 17);
+    let mut endless = Process::new(&mut rig, 6, 18);
+    driver::submit(&mut rig, 1, &[&p.channel, &endless.channel]);
+    endless.load(&mut rig, CODE, &assemble("1: j 1b"));
+    endless.serve(&mut rig, CODE);
+    endless.channel.push(&rig, &launch(CODE, DATA, 1024));
+    let (src, dst) = (rig.sys(), rig.page(Aperture::Vid));
+    rig.write(src, 5);
+    let copy = |dst: PhysAddr, payload: u32| {
+        let mut push = driver::inc(4, driver::SET_OBJECT, &[driver::CLASS_COPY]);
+        push.extend(driver::inc(4, 0x260, &[1, 0]));
+        push.extend(driver::inc(
+            4,
+            0x400,
+            &[
+                (src.addr >> 32) as u32,
+                src.addr as u32,
+                0,
+                dst.addr as u32,
+                0,
+                0,
+                8,
+                1,
+            ],
+        ));
+        push.extend(driver::inc(4, 0x240, &[0, driver::SEM_VA as u32, payload]));
+        push.extend(driver::inc(
+            4,
+            0x300,
+            &[2 | 1 << 2 | 1 << 3 | 3 << 7 | 3 << 12],
+        ));
+        push
+    };
+    // Past a kernel that never ends.
+    kernel.push(&rig, &copy(dst, 1));
+    rig.wait("the copy", || rig.read32(kernel.sem) == 1);
+    assert_eq!(rig.read(dst), 5);
+    // A kernel from start to end, with faults, while a copy is held.
+    rig.set(0xf0_2008, u32::MAX);
+    kernel.push(&rig, &copy(dst.offset(8), 2));
+    p.load(
+        &mut rig,
+        CODE,
+        &assemble("slli t0, a1, 12\nadd a0, a0, t0\nsd a2, 0(a0)\nret"),
+    );
+    let fence = DATA + 0x10_0000;
+    let mut push = launch(CODE, DATA, 100);
+    push.extend(release(fence, 7));
+    p.channel.push(&rig, &push);
+    serve_until(&mut rig, &mut [&mut p], "the fence", |rig, p| {
+        p[0].word(rig, fence) == 7
+    });
+    assert_eq!((rig.read32(kernel.sem), rig.read(dst.offset(8))), (1, 0));
+    rig.set(0xf0_2008, 0);
+    rig.wait("the copy", || rig.read32(kernel.sem) == 2);
+    assert_eq!(rig.read(dst.offset(8)), 5);
     assert_eq!((rig.guest_errors(), rig.stale_hits()), (0, 0));
 }
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Atomics: among harts, against the CPU, and reservations.
 
-use crate::asm::assemble;
+use crate::common::asm::assemble;
+use crate::common::tables::Page;
 use crate::rig::Mirror;
 use crate::rig::Rig;
+use crate::rig::PAGE;
 use crate::CODE;
 use crate::DATA;
 use rsvm_vgpu::config::Config;
@@ -58,18 +60,16 @@ fn harts_lose_no_updates_among_each_other() {
         let mirror = rig.mirror(0);
         rig.load(&mirror, CODE, &adds(what));
         let ram = rig.pages(1);
+        let vid = rig.vram(1, PAGE);
         if vram {
-            rig.map_vram(&mirror, DATA, 0x1f0_0000, 0);
+            rig.map_page(&mirror, DATA, &Page::new(vid, 12));
         } else {
             rig.map(&mirror, DATA, ram, 0);
         }
         rig.launch(&mirror, CODE, DATA, HARTS, 0);
         rig.wait_idle(&mirror);
         let sum = if vram {
-            let mut word = [0; 8];
-            let at = rsvm_vgpu::mem::PhysAddr::new(rsvm_vgpu::mem::Aperture::Vid, 0x1f0_0000);
-            rig.core.mem.enter().read(at, &mut word).unwrap();
-            u64::from_le_bytes(word)
+            rig.read_at(vid)
         } else {
             rig.read(ram)
         };
@@ -88,23 +88,24 @@ fn the_cpu_loses_updates_and_they_are_counted() {
         rig.load(&mirror, CODE, &adds(what));
         let ram = rig.pages(1);
         rig.map(&mirror, DATA, ram, 0);
-        rig.launch(&mirror, CODE, DATA, HARTS, 0);
-        // A CPU that counts in the same word, atomically as it thinks.
-        let mut mine = 0;
-        while !rig.engine.idle(0) {
-            for _ in 0..100 {
-                rig.word(ram).fetch_add(1, Ordering::SeqCst);
+        // A CPU that counts in the same word, atomically as it thinks, until one
+        // of its counts is lost.
+        let mut made = 0;
+        rig.wait("a lost update", |rig| {
+            rig.launch(&mirror, CODE, DATA, HARTS, 0);
+            made += HARTS * ADDS;
+            while !rig.engine.idle(0) {
+                for _ in 0..100 {
+                    rig.word(ram).fetch_add(1, Ordering::SeqCst);
+                }
+                made += 100;
             }
-            mine += 100;
-        }
-        let missing = HARTS * ADDS + mine - rig.read(ram);
-        let lost = rig.core.atomics.lost_updates();
-        assert!(missing > 0, "{what}: the window was never hit");
-        assert!(
-            lost > 0,
-            "{what}: {missing} updates went and none was counted"
-        );
-        assert!(lost <= missing, "{what}: {lost} counted, {missing} missing");
+            let missing = made - rig.read(ram);
+            let lost = rig.core.atomics.lost_updates();
+            assert_eq!(lost > 0, missing > 0, "{what}: {missing} updates went");
+            assert!(lost <= missing, "{what}: {lost} counted, {missing} missing");
+            lost > 0
+        });
     }
 }
 

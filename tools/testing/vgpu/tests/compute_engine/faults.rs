@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Faults, replays, cancels.
 
-use crate::asm::assemble;
-use crate::rig::Packet;
+use crate::common::asm::assemble;
 use crate::rig::Rig;
 use crate::rig::ATOMIC_DISABLE;
 use crate::rig::PAGE;
@@ -38,15 +37,8 @@ fn a_whole_grid_faults_at_once_and_completes_after_replay() {
     let fetch = rig.settled_faults(16);
     assert_eq!(fetch.len(), 16);
     for p in &fetch {
-        let want = Packet {
-            va: CODE,
-            ty: 0,
-            access: 0,
-            client: GCC,
-            engine: 64 + 7,
-            replayable: true,
-        };
-        assert_eq!(*p, want);
+        assert_eq!((p.va, p.ty, p.access, p.client), (CODE, 0, 0, GCC));
+        assert_eq!((p.engine, p.replayable), (64 + 7, true));
     }
     rig.map(&mirror, CODE, code, RO);
     rig.replay();
@@ -271,10 +263,7 @@ fn a_full_buffer_loses_nothing() {
         if !faults.is_empty() {
             rounds += 1;
             // The buffer takes packets again once its overflow is acknowledged.
-            let get = rig.core.faults.read_register(1, 2).unwrap() & 0xf_ffff;
-            rig.core
-                .faults
-                .write_register(&rig.core, 1, 2, get | (3 << 30));
+            rig.clear_overflow();
             rig.replay();
         }
         false
@@ -283,6 +272,69 @@ fn a_full_buffer_loses_nothing() {
     for i in 0..1024 {
         assert_eq!(rig.read(ram + i * PAGE), i);
     }
+}
+
+/// A buffer too small for the harts of one VEID, which nobody serves, is no
+/// reason for another VEID to starve, wherever its hart is.
+#[test]
+fn a_full_buffer_starves_nobody() {
+    for group in [64, 1] {
+        let mut config = Config::default();
+        config.inject.fault_buffer_entries = Some(24);
+        let mut rig = Rig::new(config);
+        let (blocked, other) = (rig.mirror(1), rig.mirror(2));
+        for mirror in [&blocked, &other] {
+            rig.load(mirror, CODE, &assemble(TOUCH));
+        }
+        rig.launch(&blocked, CODE, DATA, 64, group);
+        rig.settled_faults(23);
+        rig.launch(&other, CODE, DATA, 3, 1);
+        let ram = rig.pages(3);
+        rig.wait("the other VEID", |rig| {
+            if rig.engine.idle(2) {
+                return true;
+            }
+            for p in rig.faults().iter().filter(|p| p.engine == 64 + 2) {
+                rig.map(&other, p.va, ram + (p.va - DATA), 0);
+            }
+            rig.clear_overflow();
+            rig.replay();
+            false
+        });
+        for i in 0..3 {
+            assert_eq!(rig.read(ram + i * PAGE), i);
+        }
+        rig.engine.kill(1);
+    }
+}
+
+/// Wherever the round of a replay begins: of two harts that miss one page, one
+/// asks for it.
+#[test]
+fn pages_of_two_harts_are_asked_for_in_any_order() {
+    let mut config = Config::default();
+    config.inject.fault_buffer_entries = Some(24);
+    let mut rig = Rig::new(config);
+    let mirror = rig.mirror(1);
+    // Harts i and 63 - i touch page i.
+    let code = "li t0, 63\nsub t0, t0, a1\nblt t0, a1, 1f\nmv t0, a1\n1: slli t0, t0, 12\nadd t0, t0, a0\nld t1, 0(t0)\nret";
+    rig.load(&mirror, CODE, &assemble(code));
+    rig.launch(&mirror, CODE, DATA, 64, 64);
+    rig.settled_faults(23);
+    let ram = rig.pages(32);
+    rig.clear_overflow();
+    // Nobody is served at first, and the round begins elsewhere then.
+    rig.replay();
+    rig.faults();
+    rig.clear_overflow();
+    rig.wait("the end", |rig| {
+        rig.replay();
+        for p in rig.faults() {
+            rig.map(&mirror, p.va, ram + (p.va - DATA), 0);
+        }
+        rig.clear_overflow();
+        rig.engine.idle(1)
+    });
 }
 
 #[test]

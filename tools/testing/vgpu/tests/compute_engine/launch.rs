@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Launches, hart state, releases and engine exceptions.
 
-use crate::asm::assemble;
+use crate::common::asm::assemble;
 use crate::rig::Rig;
 use crate::rig::PAGE;
 use crate::CODE;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Channels, runlists, host methods, privilege.
 
-use crate::driver::*;
-use crate::rig::{Buffer, Rig};
-use crate::tables::{Page, Tables};
+use crate::common::driver::*;
+use crate::common::machine::Buffer;
+use crate::common::tables::{Page, Tables};
+use crate::rig::Rig;
 use rsvm_vgpu::config::{Config, MmuVersion};
 use rsvm_vgpu::mem::{Aperture, PhysAddr};
 use std::sync::atomic::Ordering;

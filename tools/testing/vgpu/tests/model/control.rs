@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Reset, removal, DMA maps, identity, the interrupt tree.
 
-use crate::driver::{release, submit, Channel, SEM_VA};
-use crate::rig::{Buffer, Rig, RAM_AT, RAM_BYTES};
-use crate::tables::{Page, Tables};
+use crate::common::driver::{release, submit, Channel, SEM_VA};
+use crate::common::machine::{Buffer, RAM_AT, RAM_BYTES};
+use crate::common::tables::{Page, Tables};
+use crate::rig::Rig;
 use rsvm_vgpu::config::{Config, Inject, MmuVersion};
 use rsvm_vgpu::mem::{Aperture, PhysAddr};
 use rsvm_vgpu::mmu::{Access, FaultType};
@@ -191,7 +192,8 @@ fn a_reset_interrupts_whatever_waits() {
         ..Config::default()
     });
     let mut c = Channel::kernel(&mut rig);
-    let mut push = crate::driver::mem_op(0, 0, 1 | 1 << 5, crate::driver::OP_INVALIDATE);
+    let mut push =
+        crate::common::driver::mem_op(0, 0, 1 | 1 << 5, crate::common::driver::OP_INVALIDATE);
     push.extend(release(SEM_VA, 1));
     c.push(&rig, &push);
     std::thread::sleep(Duration::from_millis(30));

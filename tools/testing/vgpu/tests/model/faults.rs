@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Fault buffers, replay and cancel.
 
-use crate::driver::{cancel, invalidate_range, preempt, preempting, submit, Channel};
-use crate::rig::{Buffer, Packet, Rig};
-use crate::tables::{Page, Tables};
+use crate::common::driver::{cancel, invalidate_range, preempt, preempting, submit, Channel};
+use crate::common::machine::{Buffer, Packet};
+use crate::common::tables::{Page, Tables};
+use crate::rig::Rig;
 use rsvm_vgpu::config::{Config, Inject, MmuVersion};
 use rsvm_vgpu::mem::Aperture;
 use rsvm_vgpu::mmu::Access;
@@ -241,7 +242,7 @@ fn cancel_hits_one_veid_of_two_on_the_same_page() {
         let mut non_replayable = Buffer::new(&mut rig, 0, 64);
         let (a, tables) = Channel::user(&mut rig, 8, 10);
         // The second queue of the same space, with the same page directory.
-        let b = Channel::new(&mut rig, 9, 1, 11, crate::driver::USER, tables.root);
+        let b = Channel::new(&mut rig, 9, 1, 11, crate::common::driver::USER, tables.root);
         b.enable(&rig);
         submit(&mut rig, 1, &[&a, &b]);
         rig.engine.touch(&a.ctx(&rig), 0, VA, Access::Write);

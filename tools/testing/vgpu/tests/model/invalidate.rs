@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! TLBs that are not coherent, and what makes them forget.
 
-use crate::driver::{invalidate_range, mem_op, Channel, OP_INVALIDATE, OP_TARGETED};
+use crate::common::driver::{invalidate_range, mem_op, Channel, OP_INVALIDATE, OP_TARGETED};
+use crate::common::tables::{pte, Page, Tables};
 use crate::rig::Rig;
-use crate::tables::{pte, Page, Tables};
 use rsvm_vgpu::config::{Config, Inject, MmuVersion, TlbMode};
 use rsvm_vgpu::mem::Aperture;
 use rsvm_vgpu::mmu::{Access, FaultType, Invalidate};

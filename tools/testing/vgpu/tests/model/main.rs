@@ -2,11 +2,15 @@
 //! The device as a driver sees it: registers, and tables and rings in memory.
 
 mod channels;
+#[allow(dead_code)]
+#[path = "../common/mod.rs"]
+mod common;
 mod control;
 mod copy;
-mod driver;
+mod copy_engine;
+mod counters;
 mod faults;
 mod invalidate;
+mod ramfc;
 mod rig;
-mod tables;
 mod walk;

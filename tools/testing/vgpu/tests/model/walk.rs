@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Page-table walks.
 
+use crate::common::tables::{pde, Page, Tables};
 use crate::rig::Rig;
-use crate::tables::{pde, Page, Tables};
 use proptest::prelude::*;
 use rsvm_vgpu::config::{Config, MmuVersion, TlbMode};
 use rsvm_vgpu::mem::{Aperture, PhysAddr};

@@ -2,7 +2,7 @@
 //! Page tables made by hand: an encoder that knows nothing of the device's
 //! decoder, written from the field tables.
 
-use crate::rig::Rig;
+use super::machine::Machine;
 use rsvm_vgpu::config::MmuVersion;
 use rsvm_vgpu::mem::{Aperture, PhysAddr};
 
@@ -97,24 +97,24 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub fn new(rig: &mut Rig, apertures: &[Aperture]) -> Self {
-        let version = rig.version();
+    pub fn new(machine: &mut Machine, apertures: &[Aperture]) -> Self {
+        let version = machine.version();
         Self {
-            root: rig.page(apertures[0]),
+            root: machine.page(apertures[0]),
             version,
             apertures: apertures.to_vec(),
             made: 0,
         }
     }
 
-    fn table(&mut self, rig: &mut Rig) -> PhysAddr {
+    fn table(&mut self, machine: &mut Machine) -> PhysAddr {
         self.made += 1;
-        rig.page(self.apertures[self.made % self.apertures.len()])
+        machine.page(self.apertures[self.made % self.apertures.len()])
     }
 
     /// Address of the entry that holds a page of size `shift` at `va`. Tables
     /// on the way are made if need be.
-    pub fn entry(&mut self, rig: &mut Rig, va: u64, shift: u32) -> PhysAddr {
+    pub fn entry(&mut self, machine: &mut Machine, va: u64, shift: u32) -> PhysAddr {
         let mut at = self.root;
         let top: &[u32] = match self.version {
             MmuVersion::V2 => &[47, 38, 29],
@@ -125,34 +125,36 @@ impl Tables {
             if level == shift {
                 return at;
             }
-            at = self.descend(rig, at);
+            at = self.descend(machine, at);
         }
         at = at.offset(va / (1 << 21) % 256 * 16);
         match shift {
             21 => at,
-            16 => self.descend(rig, at).offset(va / 65536 % 32 * 8),
-            12 => self.descend(rig, at.offset(8)).offset(va / 4096 % 512 * 8),
+            16 => self.descend(machine, at).offset(va / 65536 % 32 * 8),
+            12 => self
+                .descend(machine, at.offset(8))
+                .offset(va / 4096 % 512 * 8),
             _ => panic!("no page size {shift}"),
         }
     }
 
-    fn descend(&mut self, rig: &mut Rig, at: PhysAddr) -> PhysAddr {
-        if let Some(table) = decode_pde(self.version, rig.read(at)) {
+    fn descend(&mut self, machine: &mut Machine, at: PhysAddr) -> PhysAddr {
+        if let Some(table) = decode_pde(self.version, machine.read(at)) {
             return table;
         }
-        let table = self.table(rig);
-        rig.write(at, pde(self.version, table));
+        let table = self.table(machine);
+        machine.write(at, pde(self.version, table));
         table
     }
 
     /// Maps a page, without an invalidate.
-    pub fn map(&mut self, rig: &mut Rig, va: u64, page: &Page) {
-        let at = self.entry(rig, va, page.shift);
-        rig.write(at, pte(self.version, page));
+    pub fn map(&mut self, machine: &mut Machine, va: u64, page: &Page) {
+        let at = self.entry(machine, va, page.shift);
+        machine.write(at, pte(self.version, page));
     }
 
-    pub fn unmap(&mut self, rig: &mut Rig, va: u64, shift: u32) {
-        let at = self.entry(rig, va, shift);
-        rig.write(at, 0);
+    pub fn unmap(&mut self, machine: &mut Machine, va: u64, shift: u32) {
+        let at = self.entry(machine, va, shift);
+        machine.write(at, 0);
     }
 }

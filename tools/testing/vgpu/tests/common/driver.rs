@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! As much of a driver as tests need: channels, runlists, pushes.
 
-use crate::rig::Rig;
-use crate::tables::{Page, Tables};
+use super::machine::Machine;
+use super::tables::{Page, Tables};
 use rsvm_vgpu::config::MmuVersion;
 use rsvm_vgpu::engine::ChannelCtx;
 use rsvm_vgpu::mem::{Aperture, PhysAddr};
@@ -20,6 +20,7 @@ pub const SET_OBJECT: u32 = 0x00;
 pub const NON_STALL_INTERRUPT: u32 = 0x20;
 pub const MEM_OP_A: u32 = 0x28;
 pub const SEM_ADDR_LO: u32 = 0x5c;
+pub const WAIT_FOR_IDLE: u32 = 0x78;
 pub const CLEAR_FAULTED: u32 = 0x84;
 pub const CLASS_COPY: u32 = 0xc5b5;
 pub const CLASS_COMPUTE: u32 = 0xf0c0;
@@ -62,19 +63,19 @@ impl Channel {
     /// Makes a channel in memory and binds it; `mirror` is the subcontext's
     /// page directory.
     pub fn new(
-        rig: &mut Rig,
+        machine: &mut Machine,
         chid: u32,
         runlist: u32,
         veid: u8,
         rights: Rights,
         mirror: PhysAddr,
     ) -> Self {
-        let mut host = Tables::new(rig, &[Aperture::SysCoherent]);
-        let [inst, userd, ring, push, sem] = std::array::from_fn(|_| rig.sys());
+        let mut host = Tables::new(machine, &[Aperture::SysCoherent]);
+        let [inst, userd, ring, push, sem] = std::array::from_fn(|_| machine.sys());
         for (va, page) in [(RING_VA, ring), (PUSH_VA, push), (SEM_VA, sem)] {
-            host.map(rig, va, &Page::new(page, 12));
+            host.map(machine, va, &Page::new(page, 12));
         }
-        let set = |offset: u64, value: u32| rig.write32(inst.offset(offset), value);
+        let set = |offset: u64, value: u32| machine.write32(inst.offset(offset), value);
         let pdb = |at: PhysAddr| at.addr as u32 | 1 << 11 | 1 << 10 | at.aperture.target();
         set(0x008, userd.addr as u32 | 2);
         set(0x00c, (userd.addr >> 32) as u32);
@@ -109,108 +110,136 @@ impl Channel {
             put: 0,
             words: 0,
         };
-        channel.bind(rig);
+        channel.bind(machine);
         channel
     }
 
-    pub fn bind(&self, rig: &Rig) {
+    pub fn bind(&self, machine: &Machine) {
         let value = (self.inst.addr >> 12) as u32 | 2 << 28 | 1 << 31;
-        rig.set(0x80_0000 + 8 * self.chid, value);
+        machine.set(0x80_0000 + 8 * self.chid, value);
     }
 
-    pub fn unbind(&self, rig: &Rig) {
-        rig.set(0x80_0000 + 8 * self.chid, 0);
+    pub fn unbind(&self, machine: &Machine) {
+        machine.set(0x80_0000 + 8 * self.chid, 0);
     }
 
-    pub fn enable(&self, rig: &Rig) {
-        rig.set(0x80_0004 + 8 * self.chid, 1 << 10);
+    /// Unbinds it and binds it again, with a ring that is empty.
+    pub fn rebind(&mut self, machine: &Machine) {
+        self.unbind(machine);
+        self.put = 0;
+        machine.write(self.userd.offset(0x88), 0);
+        for offset in [0x00, 0x14, 0x18, 0x1c, 0x5c, 0x60, 0x84, 0x88] {
+            machine.write32(self.inst.offset(offset), 0);
+        }
+        self.bind(machine);
     }
 
-    pub fn disable(&self, rig: &Rig) {
-        rig.set(0x80_0004 + 8 * self.chid, 1 << 11);
+    /// Moves ring, pushbuffer and semaphores into a big page of device memory.
+    pub fn move_to_vram(&mut self, machine: &mut Machine) {
+        let vid = machine.pages(Aperture::Vid, 16, 1 << 16);
+        for (n, page) in [&mut self.ring, &mut self.push, &mut self.sem]
+            .into_iter()
+            .enumerate()
+        {
+            let to = vid.offset(n as u64 * 0x1000);
+            for offset in (0..0x1000).step_by(8) {
+                machine.write(to.offset(offset), machine.read(page.offset(offset)));
+            }
+            *page = to;
+        }
+        self.host.map(machine, RING_VA, &Page::new(vid, 16));
+        machine.invalidate(self.host.root);
     }
 
-    pub fn status(&self, rig: &Rig) -> u32 {
-        rig.reg(0x80_0004 + 8 * self.chid)
+    pub fn enable(&self, machine: &Machine) {
+        machine.set(0x80_0004 + 8 * self.chid, 1 << 10);
+    }
+
+    pub fn disable(&self, machine: &Machine) {
+        machine.set(0x80_0004 + 8 * self.chid, 1 << 11);
+    }
+
+    pub fn status(&self, machine: &Machine) -> u32 {
+        machine.reg(0x80_0004 + 8 * self.chid)
     }
 
     /// Reason, and the two words that go with it.
-    pub fn error(&self, rig: &Rig) -> [u32; 3] {
-        [0, 4, 8].map(|word| rig.reg(0xf0_1000 + 16 * self.chid + word))
+    pub fn error(&self, machine: &Machine) -> [u32; 3] {
+        [0, 4, 8].map(|word| machine.reg(0xf0_1000 + 16 * self.chid + word))
     }
 
-    pub fn get(&self, rig: &Rig) -> u32 {
-        rig.read32(self.userd.offset(0x88))
+    pub fn get(&self, machine: &Machine) -> u32 {
+        machine.read32(self.userd.offset(0x88))
     }
 
     /// A kernel channel, on its runlist and enabled.
-    pub fn kernel(rig: &mut Rig) -> Self {
-        let mirror = rig.sys();
-        let channel = Self::new(rig, 1, 0, 0, KERNEL, mirror);
-        channel.enable(rig);
-        submit(rig, 0, &[&channel]);
+    pub fn kernel(machine: &mut Machine) -> Self {
+        let mirror = machine.sys();
+        let channel = Self::new(machine, 1, 0, 0, KERNEL, mirror);
+        channel.enable(machine);
+        submit(machine, 0, &[&channel]);
         channel
     }
 
     /// A user's channel with an empty mirror, on its runlist and enabled.
-    pub fn user(rig: &mut Rig, chid: u32, veid: u8) -> (Self, Tables) {
-        let mirror = Tables::new(rig, &[Aperture::SysCoherent]);
-        let channel = Self::new(rig, chid, 1, veid, USER, mirror.root);
-        channel.enable(rig);
+    pub fn user(machine: &mut Machine, chid: u32, veid: u8) -> (Self, Tables) {
+        let mirror = Tables::new(machine, &[Aperture::SysCoherent]);
+        let channel = Self::new(machine, chid, 1, veid, USER, mirror.root);
+        channel.enable(machine);
         (channel, mirror)
     }
 
     /// What the compute engine gets of it.
-    pub fn ctx(&self, rig: &Rig) -> ChannelCtx {
-        let mut ctx = rig.ctx(self.chid, self.veid, self.mirror);
+    pub fn ctx(&self, machine: &Machine) -> ChannelCtx {
+        let mut ctx = machine.ctx(self.chid, self.veid, self.mirror);
         ctx.space.inst = self.inst;
         ctx
     }
 
-    fn entry(&mut self, rig: &Rig, entry: u64) {
-        rig.write(self.ring.offset(self.put * 8), entry);
+    fn entry(&mut self, machine: &Machine, entry: u64) {
+        machine.write(self.ring.offset(self.put * 8), entry);
         self.put = (self.put + 1) % GP_ENTRIES;
     }
 
     /// Puts dwords into the ring without telling the device.
-    pub fn queue(&mut self, rig: &Rig, dwords: &[u32]) {
+    pub fn queue(&mut self, machine: &Machine, dwords: &[u32]) {
         assert!(dwords.len() < 512);
         if self.words + dwords.len() as u64 > 1024 {
             self.words = 0;
         }
         for (i, &dword) in dwords.iter().enumerate() {
-            rig.write32(self.push.offset((self.words + i as u64) * 4), dword);
+            machine.write32(self.push.offset((self.words + i as u64) * 4), dword);
         }
         let va = PUSH_VA + self.words * 4;
         self.words += dwords.len() as u64;
-        self.entry(rig, va | (dwords.len() as u64) << 42);
+        self.entry(machine, va | (dwords.len() as u64) << 42);
     }
 
     /// Puts a GP entry as it is.
-    pub fn raw_entry(&mut self, rig: &Rig, entry: u64) {
-        self.entry(rig, entry);
-        self.ring_doorbell(rig);
+    pub fn raw_entry(&mut self, machine: &Machine, entry: u64) {
+        self.entry(machine, entry);
+        self.ring_doorbell(machine);
     }
 
-    pub fn ring_doorbell(&self, rig: &Rig) {
-        rig.write32(self.userd.offset(0x8c), self.put as u32);
-        rig.set(0xbb_0090, self.runlist << 16 | self.chid);
+    pub fn ring_doorbell(&self, machine: &Machine) {
+        machine.write32(self.userd.offset(0x8c), self.put as u32);
+        machine.set(0xbb_0090, self.runlist << 16 | self.chid);
     }
 
-    pub fn push(&mut self, rig: &Rig, dwords: &[u32]) {
-        self.queue(rig, dwords);
-        self.ring_doorbell(rig);
+    pub fn push(&mut self, machine: &Machine, dwords: &[u32]) {
+        self.queue(machine, dwords);
+        self.ring_doorbell(machine);
     }
 
     /// Pushes, then releases the semaphore and waits for it.
     #[track_caller]
-    pub fn run(&mut self, rig: &Rig, dwords: &[u32]) {
-        let value = rig.read32(self.sem) + 1;
+    pub fn run(&mut self, machine: &Machine, dwords: &[u32]) {
+        let value = machine.read32(self.sem) + 1;
         let mut all = dwords.to_vec();
         all.extend(release(SEM_VA, value));
-        self.push(rig, &all);
+        self.push(machine, &all);
         let sem = self.sem;
-        rig.wait("semaphore", || rig.read32(sem) == value);
+        machine.wait("semaphore", || machine.read32(sem) == value);
     }
 }
 
@@ -251,8 +280,8 @@ pub fn invalidate_range(pdb: PhysAddr, va: u64, shift: u32, level: u32, replay: 
 }
 
 /// A cancel of one page of one VEID.
-pub fn cancel(rig: &Rig, pdb: PhysAddr, va: u64, veid: u8, access: u32) -> Vec<u32> {
-    let engine = match rig.version() {
+pub fn cancel(machine: &Machine, pdb: PhysAddr, va: u64, veid: u8, access: u32) -> Vec<u32> {
+    let engine = match machine.version() {
         MmuVersion::V2 => 64,
         MmuVersion::V3 => 384,
     } + u32::from(veid);
@@ -267,12 +296,12 @@ pub fn cancel(rig: &Rig, pdb: PhysAddr, va: u64, veid: u8, access: u32) -> Vec<u
 /// Writes a runlist, each channel in a TSG of its own with the same id, and
 /// waits until it is taken over.
 #[track_caller]
-pub fn submit(rig: &mut Rig, runlist: u32, channels: &[&Channel]) {
-    let list = rig.sys();
+pub fn submit(machine: &mut Machine, runlist: u32, channels: &[&Channel]) {
+    let list = machine.sys();
     let mut at = list;
     let mut put = |words: [u32; 4]| {
         for (i, word) in words.into_iter().enumerate() {
-            rig.write32(at.offset(i as u64 * 4), word);
+            machine.write32(at.offset(i as u64 * 4), word);
         }
         at = at.offset(16);
     };
@@ -285,23 +314,23 @@ pub fn submit(rig: &mut Rig, runlist: u32, channels: &[&Channel]) {
             (c.inst.addr >> 32) as u32,
         ]);
     }
-    rig.set(0xb6_5000, 1 << 31);
-    submit_raw(rig, runlist, list, 2 * channels.len() as u32);
+    machine.set(0xb6_5000, 1 << 31);
+    submit_raw(machine, runlist, list, 2 * channels.len() as u32);
 }
 
 #[track_caller]
-pub fn submit_raw(rig: &Rig, runlist: u32, list: PhysAddr, entries: u32) {
+pub fn submit_raw(machine: &Machine, runlist: u32, list: PhysAddr, entries: u32) {
     let base = 0x2b00 + 16 * runlist;
-    rig.set(base, list.addr as u32 | list.aperture.target());
-    rig.set(base + 4, (list.addr >> 32) as u32);
-    rig.set(base + 8, entries);
-    rig.wait("runlist", || rig.reg(base + 12) & 1 << 15 == 0);
+    machine.set(base, list.addr as u32 | list.aperture.target());
+    machine.set(base + 4, (list.addr >> 32) as u32);
+    machine.set(base + 8, entries);
+    machine.wait("runlist", || machine.reg(base + 12) & 1 << 15 == 0);
 }
 
-pub fn preempt(rig: &Rig, tsg: u32) {
-    rig.set(0x2634, tsg | 1 << 24);
+pub fn preempt(machine: &Machine, tsg: u32) {
+    machine.set(0x2634, tsg | 1 << 24);
 }
 
-pub fn preempting(rig: &Rig) -> bool {
-    rig.reg(0x2634) & 1 << 20 != 0
+pub fn preempting(machine: &Machine) -> bool {
+    machine.reg(0x2634) & 1 << 20 != 0
 }
