@@ -265,4 +265,58 @@ TEST_F(mm, mremap_moves)
 	ASSERT_EQ(-EIO, gpu_poke(&self->g, to + SIZE - PAGE, 1));
 }
 
+/* Like gpu_peek(), but the GPU touches nothing on the stack. */
+static uint64_t peek_off_stack(struct gpu *g, void *p)
+{
+	static struct gpu_result out;
+	static struct gpu_args args;
+
+	args = (struct gpu_args){ .addr = (uintptr_t)p, .rounds = 1, .out = &out };
+	return gpu_run(g, GPU_SYM_k_read, &args, 1) ? ~0ull : out.value;
+}
+
+/*
+ * Memory at the highest address that the GPU knows is unmapped, and the driver
+ * forgets what was there: exactly that. What lies below is still the GPU's, and
+ * still watched, so that the GPU follows when it changes.
+ */
+TEST(unmap_forgets_nothing_else)
+{
+	/* Further apart than any node is large. */
+	const size_t size = 1ul << 30;
+	static struct gpu g;
+	long long pruned;
+	char *low, *high;
+
+	ASSERT_OK(gpu_open(&g));
+	low = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ASSERT_NE(MAP_FAILED, low);
+	/* Above all else that the GPU uses: libraries and the stack it does not. */
+	high = low > (char *)g.fence ? low : (char *)g.fence;
+	high = mmap(high + (4ul << 30), PAGE, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, high);
+	for (uint64_t r = 1; r <= 3; r++) {
+		*word_at(low, 0) = r;
+		*word_at(high, 0) = 10 + r;
+		EXPECT_EQ(r, peek_off_stack(&g, low));
+		EXPECT_EQ(10 + r, peek_off_stack(&g, high));
+		pruned = device_stat("pruned");
+		if (pruned < 0)
+			SKIP(gpu_close(&g); return, "no debugfs");
+		ASSERT_OK(munmap(high, PAGE));
+		while (device_stat("pruned") == pruned)
+			sched_yield();
+		ASSERT_OK(madvise(low, PAGE, MADV_DONTNEED));
+		*word_at(low, 0) = 100 + r;
+		EXPECT_EQ(100 + r, peek_off_stack(&g, low));
+		ASSERT_EQ(high, mmap(high, PAGE, PROT_READ | PROT_WRITE,
+				     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+	}
+	ASSERT_OK(munmap(high, PAGE));
+	ASSERT_OK(munmap(low, size));
+	gpu_close(&g);
+}
+
 TEST_HARNESS_MAIN

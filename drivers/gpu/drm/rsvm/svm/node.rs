@@ -197,6 +197,8 @@ pub(crate) struct Due {
     range: PageRange,
     /// The node goes, and its leaves with it.
     discard: bool,
+    /// The node may be empty then.
+    prune: bool,
 }
 
 impl<M: Mmu> Mirror for Mirrored<M> {
@@ -235,17 +237,23 @@ impl<M: Mmu> Mirror for Mirrored<M> {
                 cleared = Some(cleared.map_or(more, |range| range.hull(more)));
             }
         });
-        if event.reason() == Reason::Unmap && !book.dead {
-            book.wants_prune = true;
-            space.wake_worker(&self.0);
-        }
-        let cleared = cleared?;
+        let prune = event.reason() == Reason::Unmap;
+        let Some(cleared) = cleared else {
+            if prune {
+                self.want_prune(book);
+            }
+            return None;
+        };
         if !discard {
             space.counters.invalidations.add(1);
         }
         Some(Flush {
             in_flight: space.mmu.invalidate(&tree.tables, Some(cleared)),
-            due: Due { range, discard },
+            due: Due {
+                range,
+                discard,
+                prune,
+            },
         })
     }
 
@@ -255,6 +263,7 @@ impl<M: Mmu> Mirror for Mirrored<M> {
             due: Due {
                 range,
                 discard: false,
+                prune: false,
             },
         }
     }
@@ -285,20 +294,31 @@ impl<M: Mmu> Mirror for Mirrored<M> {
         if due.discard {
             discard_leaves(tree, book, due.range);
         }
+        // Not before: until it is retired, a page keeps its node.
+        if due.prune {
+            self.want_prune(book);
+        }
+    }
+}
+
+impl<M: Mmu> Mirrored<M> {
+    /// Has the worker look for nodes in which nothing is mapped.
+    fn want_prune(&self, book: &mut Book<M>) {
+        if !book.dead {
+            book.wants_prune = true;
+            self.0.wake_worker(&self.0);
+        }
     }
 }
 
 /// Moves the leaves in `range` from the tree to where they are dropped from without the lock.
 fn discard_leaves<M: Mmu>(tree: &mut Tree<M>, book: &mut Book<M>, range: PageRange) {
-    let mut cursor = tree
-        .leaves
-        .cursor_lower_bound_mut(&leaf_index(range.start()));
-    while let Some(leaf) = cursor {
+    let first = leaf_index(range.start());
+    // Looked up each time: behind the last leaf of the tree, `remove_current` gives the one before.
+    while let Some(leaf) = tree.leaves.cursor_lower_bound_mut(&first) {
         if pages_of(*leaf.current().0, range).is_none() {
             break;
         }
-        let (next, leaf) = leaf.remove_current();
-        book.discarded.insert(leaf);
-        cursor = next;
+        book.discarded.insert(leaf.remove_current().1);
     }
 }
