@@ -297,7 +297,11 @@ impl File {
         loop {
             let seen = wakeup.current();
             match queue.push(&methods, fence) {
-                Err(err) if err == EAGAIN => wakeup.wait(seen, WaitMode::Killable, RING_RECHECK)?,
+                Err(err) if err == EAGAIN => {
+                    wakeup.wait(seen, WaitMode::Killable, RING_RECHECK)?;
+                    // A device that was pulled out makes no room.
+                    device.gpu.check_presence();
+                }
                 result => return result.map(|()| 0),
             }
         }
