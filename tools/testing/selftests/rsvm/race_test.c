@@ -146,9 +146,10 @@ TEST_F(race, page_given_back_while_written)
 }
 
 /*
- * Mappings that come and go at one address while faults there are served, so
- * that the interval below is emptied, dropped and made again. Holds: no commit
- * into a dead node; a PTE put there would be missed by every later invalidate.
+ * Mappings come and go at one address while faults there are served. Holds:
+ * read_retry, as in replaced_before_commit, here against munmap() and mmap().
+ * (An interval that was emptied is dropped by the worker that commits, so that
+ * here no commit meets a dead one; see destroyed_before_commit.)
  */
 TEST_F(race, interval_comes_and_goes)
 {
@@ -179,10 +180,7 @@ TEST_F(race, interval_comes_and_goes)
 	}
 }
 
-/*
- * Not mprotect(): splitting a mapping has core invalidate the 2 MiB around the
- * split, so that the page itself changes each time.
- */
+/* Changes the neighbour and nothing else. */
 static void *empty_neighbour(void *arg)
 {
 	FIXTURE_DATA(race) *self = arg;
@@ -192,22 +190,38 @@ static void *empty_neighbour(void *arg)
 	return NULL;
 }
 
-/*
- * Another thread changes a neighbour faster than any fault can be served, so
- * each snapshot of the neighbourhood is void before it is committed. Holds: the
- * temporary interval of one page; without it this never ends.
- */
-TEST_F(race, progress_under_contention)
+/* Each time the mapping is split, core invalidates the 2 MiB around the split. */
+static void *split_neighbour(void *arg)
 {
-	long long temporary = device_stat("temporary_intervals");
+	FIXTURE_DATA(race) *self = arg;
+	char *p = self->m.p + PAGE;
+
+	while (!self->stop) {
+		mprotect(p, PAGE, PROT_READ);
+		mprotect(p, PAGE, PROT_READ | PROT_WRITE);
+	}
+	return NULL;
+}
+
+/*
+ * Pages are written by the GPU while another thread does @contend without a
+ * pause, faster than any fault can be served. @stat counts the means by which
+ * they get through; what waits for luck goes to the back of the queue again and
+ * again.
+ */
+static void progress(struct __test_metadata *_metadata, FIXTURE_DATA(race) *self,
+		     void *(*contend)(void *), const char *stat)
+{
+	long long before = device_stat(stat), requeued = device_stat("requeued");
+	const int pages = 16;
 	pthread_t thread;
 
 	/* Both pages are there: nothing but the sequence stands in the way. */
 	*word_at(self->m.p, 0) = 1;
 	*word_at(self->m.p, PAGE) = 1;
 	inject("inject_commit_delay_us", 5000);
-	ASSERT_OK(pthread_create(&thread, NULL, empty_neighbour, self));
-	for (uint64_t i = 1; i <= 16; i++) {
+	ASSERT_OK(pthread_create(&thread, NULL, contend, self));
+	for (int i = 1; i <= pages; i++) {
 		char *p = self->m.p + i * 9 * PAGE;
 
 		ASSERT_OK(gpu_poke(&self->g, p, i));
@@ -215,9 +229,25 @@ TEST_F(race, progress_under_contention)
 	}
 	self->stop = 1;
 	ASSERT_OK(pthread_join(thread, NULL));
-	if (temporary >= 0) {
-		EXPECT_GT(device_stat("temporary_intervals"), temporary);
+	if (before >= 0) {
+		EXPECT_GT(device_stat(stat), before);
+		EXPECT_LT(device_stat("requeued"), requeued + pages);
 	}
+}
+
+/* Holds: the temporary interval of one page. */
+TEST_F(race, progress_under_contention)
+{
+	progress(_metadata, self, empty_neighbour, "temporary_intervals");
+}
+
+/*
+ * Holds: mmap_lock from the last snapshot to its commit. The interval of one
+ * page is in the 2 MiB that are invalidated.
+ */
+TEST_F(race, progress_under_splits)
+{
+	progress(_metadata, self, split_neighbour, "locked_snapshots");
 }
 
 /* Snapshots that are told they collided: taken again, and at last through. */
@@ -249,8 +279,8 @@ static void *churn(void *arg)
 
 /*
  * Mirrors are destroyed while invalidations for their intervals are on the way.
- * Holds: removal of an interval waits for what is under way; else it is used
- * after it was freed.
+ * No one line of the driver is known that breaks this alone: that removal waits
+ * for what is under way is core's. It is for KASAN and lockdep to look at.
  */
 TEST_F(race, destroyed_during_invalidations)
 {

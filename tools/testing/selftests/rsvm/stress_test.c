@@ -171,8 +171,12 @@ TEST_F(stress, change_and_add)
 
 		ASSERT_GE(pid, 0);
 		if (!pid) {
-			/* Some copying on both sides; a page may have been read-only. */
-			mprotect(self->m.p, self->m.size, PROT_READ | PROT_WRITE);
+			/*
+			 * Some copying on both sides; a page may be read-only, and
+			 * there may be no memory to make it writable again.
+			 */
+			if (mprotect(self->m.p, self->m.size, PROT_READ | PROT_WRITE))
+				_exit(errno == ENOMEM ? 0 : errno);
 			for (size_t i = 0; i < PAGES; i += 3)
 				*word_at(self->m.p, i * PAGE) = ~0ull;
 			_exit(0);

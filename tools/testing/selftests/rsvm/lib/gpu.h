@@ -11,7 +11,7 @@
 #include "gpu_symbols.h"
 
 /* A hang guard, not a limit: long enough for a loaded host without KVM. */
-#define GPU_GUARD_NS	(120ull * 1000000000)
+#define GPU_GUARD_NS	(500ull * 1000000000)
 
 /*
  * One queue in a mirror of this process. @code is a private copy of the GPU code;

@@ -16,7 +16,7 @@
 
 /* A hang guard for emulated, debug-built guests; no test takes near as long. */
 #undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT 280
+#define TEST_TIMEOUT_DEFAULT 1500
 
 #define MS 1000000ll
 
@@ -30,6 +30,14 @@
 		SKIP(return, "%s", (m)->why); \
 	ASSERT_EQ(0, __ret); \
 } while (0)
+
+/* @n repetitions, or fewer on a slow kernel, by the environment's RSVM_SCALE. */
+static inline int scaled(int n)
+{
+	int scale = atoi(getenv("RSVM_SCALE") ?: "1");
+
+	return scale < 1 || n < 1 ? n : n < scale ? 1 : n / scale;
+}
 
 /* One word at @off bytes from @p. */
 static inline volatile uint64_t *word_at(void *p, size_t off)

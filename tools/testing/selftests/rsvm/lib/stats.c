@@ -59,3 +59,10 @@ bool inject(const char *knob, unsigned int value)
 	snprintf(text, sizeof(text), "%u", value);
 	return !device_file(path, sizeof(path), knob) && !sys_write(path, text);
 }
+
+bool injected(const char *knob)
+{
+	char path[160];
+
+	return !device_file(path, sizeof(path), knob) && !sys_read(path);
+}

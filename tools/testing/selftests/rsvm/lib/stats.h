@@ -11,5 +11,7 @@ long long fdinfo(int fd, const char *key);
 long long device_stat(const char *name);
 /* Sets a knob that widens a race in the driver; false if there is none. */
 bool inject(const char *knob, unsigned int value);
+/* Whether a knob that works so many times is used up. */
+bool injected(const char *knob);
 
 #endif /* RSVM_LIB_STATS_H */
