@@ -6,7 +6,7 @@ KERNEL ?= test
 S := scripts
 B := $(CURDIR)/build
 
-.PHONY: help demo test lint vm-run shell overlay kernel vgpu lib selftests kunit compile-fail root clean
+.PHONY: help demo test test-debug lint vm-run shell overlay kernel vgpu lib selftests kunit compile-fail root clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ demo: kernel vgpu lib ## everything from nothing, then a C program's memory is c
 
 test: ## all tests; ends with "N passed, N failed, N skipped"
 	@$(S)/test.sh
+
+test-debug: ## the selftests with KASAN, lockdep, kmemleak, DMA-API debugging, failing allocations
+	@KERNEL=debug $(S)/test.sh
 
 lint: root ## rustfmt, clippy, checkpatch, rustdoc warnings, shellcheck
 	@$(S)/lint.sh

@@ -36,17 +36,21 @@ else
 	case " $cmdline " in
 	*" rsvm.noload "*) ;;
 	*)
-		if grep -q '^rsvm ' /proc/modules && ! rmmod rsvm; then
-			echo "guest: WARNING: rsvm could not be unloaded"
-		fi
+		# The service of a device that does not answer takes its seconds to give up.
+		tries=30
+		while grep -q '^rsvm ' /proc/modules && ! rmmod rsvm; do
+			tries=$((tries - 1))
+			[ "$tries" -gt 0 ] || { echo "guest: WARNING: rsvm could not be unloaded"; break; }
+			sleep 1
+		done
 		;;
 	esac
-	[ -e /sys/kernel/debug/kmemleak ] && {
-		echo scan > /sys/kernel/debug/kmemleak
-		sleep 6
-		echo scan > /sys/kernel/debug/kmemleak
-		cat /sys/kernel/debug/kmemleak
-	}
+	# An object is reported when it is some seconds old and two scans miss it.
+	leaks=/sys/kernel/debug/kmemleak
+	if [ -e "$leaks" ] && sleep 6 && echo scan > "$leaks" && sleep 6 && echo scan > "$leaks"; then
+		cat "$leaks"
+		echo "guest: looked for leaks"
+	fi
 fi
 sync
 echo "guest: exit status $status"

@@ -3,11 +3,22 @@
 # All tests. Every stage adds to one count; the last line is
 # "N passed, N failed, N skipped", and the status is 0 only without a failure.
 #
-#   STAGES='model kunit compile-fail selftests selftests-v3'   run only these
+#   KERNEL=test      debug: the selftests on the debug kernel, nothing else
+#   STAGES='a b'     run only these: model, kunit, compile-fail, selftests,
+#                    selftests-v3, removal; with KERNEL=debug also alloc
 . "$(dirname "$0")/lib.sh"
 export CARGO_TARGET_DIR=$BUILD/cargo
 
-STAGES=${STAGES:-model kunit compile-fail selftests selftests-v3}
+export KERNEL=${KERNEL:-test}
+# Hang guards, for a VM and for a program in it, in seconds.
+case $KERNEL in
+debug)
+	stages='selftests selftests-v3 removal alloc' mem=6G vm_limit=9000 limit=1800
+	scale=RSVM_SCALE=4
+	;;
+*) stages='model kunit compile-fail selftests selftests-v3 removal' mem=4G vm_limit=1500 limit=600 scale='' ;;
+esac
+STAGES=${STAGES:-$stages}
 passed=0 failed=0 skipped=0
 
 # add STAGE PASSED FAILED SKIPPED STATUS : a stage that failed without saying
@@ -70,7 +81,7 @@ selftest() {
 	local stage=$1 log=$BUILD/log/$1.log status=0 line
 	shift
 	say "$stage: booting the VM"
-	env TIMEOUT="${TIMEOUT:-1500}" MEM=4G SWAP_MIB=1024 FILES="$BUILD/selftests" "$@" "$TOP/scripts/vm-run.sh" > "$log" 2>&1 || status=$?
+	env TIMEOUT="${TIMEOUT:-$vm_limit}" MEM="$mem" SWAP_MIB=1024 FILES="$BUILD/selftests" "$@" "$TOP/scripts/vm-run.sh" > "$log" 2>&1 || status=$?
 	grep -E '^(not ok|# .*SKIP|ok .* # SKIP)|vm-run:' "$log" | head -n 60 >&2 || true
 	line=$(tr -d '\r' < "$log" | sed -n 's/^selftests: \([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' | tail -n 1)
 	# shellcheck disable=SC2086 # three numbers
@@ -79,15 +90,23 @@ selftest() {
 	add "$stage" "$1" "$2" "$3" "$status"
 }
 
-stage_selftests() { selftest selftests CMD='sh selftests/run.sh'; }
+stage_selftests() { selftest selftests CMD="$scale sh selftests/run.sh -t $limit"; }
 
 # The page-table formats differ; what faults, maps and unmaps runs on both.
 stage_selftests-v3() {
-	selftest selftests-v3 VGPU_ARGS='--mmu 3' CMD='sh selftests/run.sh memory mm fault stats'
+	selftest selftests-v3 VGPU_ARGS='--mmu 3' CMD="$scale sh selftests/run.sh -t $limit memory mm fault stats"
 }
 
+# The device vanishes from the bus.
+stage_removal() {
+	selftest removal VGPU_ARGS='--remove-at-fault 3000' CMD="$scale sh selftests/run.sh -t $limit removal"
+}
+
+# Allocations of the module fail.
+stage_alloc() { selftest alloc CMD="$scale sh selftests/run.sh -t $limit alloc"; }
+
 "$TOP/scripts/buildroot.sh"
-"$TOP/scripts/kernel.sh" build test
+"$TOP/scripts/kernel.sh" build "$KERNEL"
 "$TOP/scripts/user.sh" vgpu
 "$TOP/scripts/user.sh" lib
 "$TOP/scripts/user.sh" selftests

@@ -24,7 +24,7 @@ lib() {
 
 selftests() {
 	local tree
-	tree=$(readlink -f "$BUILD/kernel-test/source")
+	tree=$(readlink -f "$BUILD/kernel-${KERNEL:-test}/source")
 	say "selftests: building"
 	quietly selftests in_root make -C tools/testing/selftests/rsvm \
 		O="$BUILD/selftests" KERNEL="$tree"

@@ -40,7 +40,15 @@ run=$(mktemp -d "$BUILD/vm.XXXXXX")
 vgpu_pid='' qemu_pid=''
 cleanup() {
 	[ -z "$qemu_pid" ] || kill -9 "$qemu_pid" 2>/dev/null || true
-	[ -z "$vgpu_pid" ] || kill -TERM "$vgpu_pid" 2>/dev/null || true
+	if [ -n "$vgpu_pid" ]; then
+		# It ends with the VMM, and then writes its statistics. TERM reaches the
+		# sandbox around it, which takes it along at once.
+		for _ in $(seq 50); do
+			kill -0 "$vgpu_pid" 2>/dev/null || break
+			sleep 0.1
+		done
+		kill -TERM "$vgpu_pid" 2>/dev/null || true
+	fi
 	wait 2>/dev/null || true
 	mkdir -p "$BUILD/log"
 	for f in console qemu.log vgpu.log vgpu.json; do
@@ -119,10 +127,14 @@ wait "$qemu_pid" || hang=$?
 qemu_pid=''
 wait "$tail_pid" 2>/dev/null || true
 
-splat='WARNING:|BUG:|Oops|general protection fault|KASAN|Kernel panic|possible circular locking|possible recursive locking|INFO: task .* blocked|unreferenced object|DMA-API:.*(leak|error|device driver)|UBSAN|refcount_t:|INFO: rcu|soft lockup|Call Trace:|not ok '
+splat='WARNING:|BUG:|Oops|general protection fault|KASAN|Kernel panic|possible circular locking|possible recursive locking|INFO: task .* blocked|unreferenced object|DMA-API:.*(leak|error|device driver|disabling)|kmemleak:.*(disabled|Cannot allocate)|guest: WARNING|UBSAN|refcount_t:|INFO: rcu|soft lockup|Call Trace:|not ok '
 if grep -qE "$splat" "$run/console"; then
 	echo "vm-run: the kernel complained:" >&2
 	grep -nE -B2 -A40 "$splat" "$run/console" | head -n 120 >&2
+	exit 125
+fi
+if [ -s "$run/status" ] && [ "$KERNEL" = debug ] && ! grep -q 'guest: looked for leaks' "$run/console"; then
+	echo "vm-run: kmemleak did not scan" >&2
 	exit 125
 fi
 if [ ! -s "$run/status" ]; then
