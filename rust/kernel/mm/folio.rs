@@ -1,9 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Folios, as far as drivers that mirror memory have to do with them.
+//! Folios, as far as drivers that mirror or migrate memory have to do with them.
 
-use super::addr::Pfn;
-use crate::bindings;
+use super::{
+    addr::{
+        Pfn,
+        VirtAddr, //
+    },
+    virt::VmaRef,
+    zone_device::Order, //
+};
+#[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
+use crate::sync::atomic::{
+    Atomic,
+    Relaxed, //
+};
+use crate::{
+    bindings,
+    prelude::*, //
+};
+use core::{
+    mem::ManuallyDrop,
+    ptr::NonNull, //
+};
 
 /// Marks the folio of `pfn` dirty, without its lock. Returns the first frame behind the folio.
 ///
@@ -21,5 +40,75 @@ pub(super) unsafe fn mark_dirty(pfn: Pfn) -> Pfn {
     unsafe {
         bindings::folio_mark_dirty(folio);
         Pfn::new(bindings::folio_pfn(folio) + bindings::folio_nr_pages(folio))
+    }
+}
+
+/// Set by a test that wants no large folio to be found.
+#[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
+pub(super) static FRAGMENTED: Atomic<bool> = Atomic::new(false);
+
+/// A folio of system memory that nobody else knows of yet.
+///
+/// # Invariants
+///
+/// The reference is the only one.
+pub(super) struct RamFolio(NonNull<bindings::folio>);
+
+impl RamFolio {
+    /// A page. `vma` is the place that it is for, which decides on which node it is.
+    ///
+    /// If `needed` the allocation goes to any length; else it gives up early.
+    pub(super) fn page(vma: Option<(&VmaRef, VirtAddr)>, needed: bool) -> Option<Self> {
+        let gfp = bindings::GFP_HIGHUSER_MOVABLE;
+        let easy = bindings::__GFP_NORETRY | bindings::__GFP_NOWARN;
+        // Eviction must not kill: whoever waits for it may do without.
+        let hard = bindings::__GFP_RETRY_MAYFAIL | bindings::__GFP_NOWARN;
+        match (vma, needed) {
+            (Some(_), true) => Self::alloc(gfp, Order::Page, vma),
+            (None, true) => Self::alloc(gfp | hard, Order::Page, vma),
+            (_, false) => Self::alloc(gfp | easy, Order::Page, vma),
+        }
+    }
+
+    /// A large folio, if there is one without much work.
+    pub(super) fn huge(vma: Option<(&VmaRef, VirtAddr)>) -> Option<Self> {
+        #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
+        if FRAGMENTED.load(Relaxed) {
+            return None;
+        }
+        let gfp = bindings::GFP_TRANSHUGE | bindings::__GFP_NORETRY;
+        Self::alloc(gfp, Order::Huge, vma)
+    }
+
+    fn alloc(gfp: bindings::gfp_t, order: Order, vma: Option<(&VmaRef, VirtAddr)>) -> Option<Self> {
+        let order = order.as_raw();
+        // SAFETY: The VMA is valid; no requirements else.
+        let folio = unsafe {
+            match vma {
+                Some((vma, addr)) => {
+                    // CAST: 0 or 9.
+                    let order = order as c_int;
+                    bindings::vma_alloc_folio(gfp, order, vma.as_ptr(), addr.as_usize())
+                }
+                None => bindings::folio_alloc(gfp, order),
+            }
+        };
+        // INVARIANT: Just allocated.
+        NonNull::new(folio).map(Self)
+    }
+
+    /// Locks it. The reference now is the caller's.
+    pub(super) fn into_locked(self) -> *mut bindings::folio {
+        let folio = ManuallyDrop::new(self).0.as_ptr();
+        // SAFETY: Nobody else knows the folio, so this locks it.
+        unsafe { bindings::folio_trylock(folio) };
+        folio
+    }
+}
+
+impl Drop for RamFolio {
+    fn drop(&mut self) {
+        // SAFETY: The reference is ours.
+        unsafe { bindings::folio_put(self.0.as_ptr()) };
     }
 }

@@ -18,6 +18,10 @@
 //! one missing to the end of its page table, whatever is asked of each: it would fill holes, copy
 //! shared neighbours and bring device memory home.
 //!
+//! Device memory that belongs to the mirror itself, see [`Mirror::pagemap`], is left where it is and
+//! comes out of step 4 as [`PrivatePage`] and [`WritePrivatePage`]. That of others is brought home in
+//! step 1, like anything that is swapped out.
+//!
 //! If step 3 fails, start again at step 1. The sequence belongs to the interval, so if it keeps
 //! changing use an interval of one page; see [`MmSession::insert_within`]. If even that is not
 //! enough, [`MmSession::lock_and_snapshot`] is.
@@ -91,22 +95,35 @@ use crate::{
     prelude::*,
     time::Jiffies, //
 };
+use core::{
+    ops::Range,
+    ptr, //
+};
 
 mod dma;
 mod pages;
+mod private;
 #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
 mod tests;
 
-pub use self::dma::{
-    DmaMap,
-    DmaPage,
-    Revoked, //
-};
-pub use self::pages::{
-    DevicePage,
-    Pages,
-    ReadPage,
-    WritePage, //
+pub use self::{
+    dma::{
+        DmaMap,
+        DmaPage,
+        PrivateSlot,
+        Revoked, //
+    },
+    pages::{
+        DevicePage,
+        Pages,
+        ReadPage,
+        WritePage, //
+    },
+    private::{
+        PrivateEntry,
+        PrivatePage,
+        WritePrivatePage, //
+    }, //
 };
 
 const VALID: usize = bindings::hmm_pfn_flags_HMM_PFN_VALID;
@@ -181,9 +198,46 @@ impl<T: Mirror> MmSession<'_, T> {
         buf: &mut PfnBuf,
     ) -> Result<(), FaultError> {
         let request = if write { VALID | WRITE } else { VALID };
-        self.walk(interval, range, request, Mmap::Take(timeout), buf)
+        let owner = private::owner(interval.0.mirror());
+        let (_, pfns) = self
+            .walk(interval, range, request, owner, Mmap::Take(timeout), buf)
+            .map_err(|error| self.explain(error, range, write))?;
+        if !write || !pfns.iter().any(|pfn| pfn & WRITE == 0) {
+            return Ok(());
+        }
+        // Only of our own device pages core tells without faulting them in: these are shared, since
+        // `fork()`, with another process. As an owner of nothing we have them copied.
+        for addr in range.iter_pages() {
+            let index = range.page_index(addr).ok_or(FaultError::Invalid)?;
+            if buf.0[index] & WRITE != 0 {
+                continue;
+            }
+            let page = PageRange::page(addr).map_err(|_| FaultError::Invalid)?;
+            // Overwrites the first entry, which was looked at first.
+            self.walk(interval, page, request, ptr::null_mut(), Mmap::Take(timeout), buf)
+                .map_err(|error| self.explain(error, page, true))?;
+        }
+        Ok(())
+    }
+
+    /// Brings device memory in `range` back to system memory, the device's own, too, as if another
+    /// device wanted to read it. `range` should have nothing else, since all of it is faulted in.
+    ///
+    /// `timeout` and locks as for [`MmSession::fault_in`].
+    ///
+    /// # Errors
+    ///
+    /// All of [`FaultError`].
+    pub fn bring_home(
+        &self,
+        interval: &IntervalRef<T>,
+        range: PageRange,
+        timeout: Jiffies,
+        buf: &mut PfnBuf,
+    ) -> Result<(), FaultError> {
+        self.walk(interval, range, VALID, ptr::null_mut(), Mmap::Take(timeout), buf)
             .map(|_| ())
-            .map_err(|error| self.explain(error, range, write))
+            .map_err(|error| self.explain(error, range, false))
     }
 
     /// Looks at `range`, which `interval` covers, and changes nothing.
@@ -200,8 +254,9 @@ impl<T: Mirror> MmSession<'_, T> {
         timeout: Jiffies,
         buf: &'b mut PfnBuf,
     ) -> Result<Snapshot<'b, T>, FaultError> {
+        let owner = private::owner(interval.0.mirror());
         let (seq, pfns) = self
-            .walk(interval, range, 0, Mmap::Take(timeout), buf)
+            .walk(interval, range, 0, owner, Mmap::Take(timeout), buf)
             .map_err(|error| self.explain(error, range, false))?;
         // INVARIANT: `seq` is of the walk that filled `pfns`.
         Ok(Snapshot {
@@ -285,7 +340,8 @@ impl<T: Mirror> MmSession<'_, T> {
         if !this.is_stable() {
             return Err(FaultError::Dying);
         }
-        match this.walk(interval, range, 0, Mmap::Held(&mmap), buf) {
+        let owner = private::owner(interval.0.mirror());
+        match this.walk(interval, range, 0, owner, Mmap::Held(&mmap), buf) {
             // INVARIANT: `seq` is of the walk that filled `pfns`.
             Ok((seq, pfns)) => Ok(Snapshot {
                 interval: interval.clone(),
@@ -301,13 +357,15 @@ impl<T: Mirror> MmSession<'_, T> {
         }
     }
 
-    /// Has `hmm_range_fault()` look at `range`, with `request` for every page; if that is not 0,
-    /// the lock is not held. Returns the sequence that the result belongs to, and the result.
+    /// Has `hmm_range_fault()` look at `range`, with `request` for every page, and leave device
+    /// memory of `owner` alone; if `request` is not 0, the lock is not held. Returns the sequence
+    /// that the result belongs to, and the result.
     fn walk<'b>(
         &self,
         interval: &IntervalRef<T>,
         range: PageRange,
         request: usize,
+        owner: *mut c_void,
         mmap: Mmap<'_>,
         buf: &'b mut PfnBuf,
     ) -> Result<(usize, &'b [usize])> {
@@ -325,7 +383,7 @@ impl<T: Mirror> MmSession<'_, T> {
             hmm_pfns: pfns.as_mut_ptr(),
             default_flags: request,
             pfn_flags_mask: 0,
-            dev_private_owner: core::ptr::null_mut(),
+            dev_private_owner: owner,
         };
         // SAFETY:
         // - `hmm_range` is valid, and `hmm_pfns` has an entry for every page from `start` to `end`.
@@ -434,6 +492,7 @@ impl<'b, T: Mirror> Snapshot<'b, T> {
         // - The sequence, which `Node::start` changes under the lock, is that of the snapshot, so
         //   nobody called it since, but with `MMU_NOTIFY_EXCLUSIVE` for this space itself.
         Ok(Commit {
+            private: private::frames(node.mirror()),
             inner: guard.protected(),
             range: self.range,
             pfns: self.pfns,
@@ -448,6 +507,8 @@ impl<'b, T: Mirror> Snapshot<'b, T> {
 /// The page-table lock is held, and `pfns` describes the memory mapped in `range` as it is. Before
 /// any of it changes, [`Mirror::revoke`] is called for it, which needs the lock.
 pub struct Commit<'g, 'b, T: Mirror> {
+    /// The frames of the mirror's own device memory.
+    private: Range<usize>,
     inner: &'g mut Protected<T>,
     range: PageRange,
     pfns: &'b [usize],
@@ -461,7 +522,10 @@ impl<T: Mirror> Commit<'_, '_, T> {
 
     /// The device's page tables, the other state under the lock, and the pages that may be entered.
     pub fn split(&mut self) -> (&mut T::Pt, &mut T::Book, Pages<'_>) {
-        let pages = Pages { pfns: self.pfns };
+        let pages = Pages {
+            pfns: self.pfns,
+            private: &self.private,
+        };
         (&mut self.inner.pt, &mut self.inner.book, pages)
     }
 }

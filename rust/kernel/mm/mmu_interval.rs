@@ -62,12 +62,19 @@
 //!
 //! C header: [`include/linux/mmu_notifier.h`](srctree/include/linux/mmu_notifier.h)
 
-use super::addr::PageRange;
+use super::{
+    addr::PageRange,
+    memremap::{
+        DeviceMemory,
+        Pagemap, //
+    }, //
+};
 use crate::bindings;
 
 mod lock;
 mod node;
 mod set;
+mod withdraw;
 #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
 mod tests;
 
@@ -85,6 +92,7 @@ pub use self::{
         IntervalSet,
         MmSession, //
     },
+    withdraw::withdraw,
 };
 pub use crate::new_pt_lock;
 
@@ -104,6 +112,15 @@ pub trait Mirror: Sized + Send + Sync + 'static {
 
     /// The same, acknowledged.
     type Flushed;
+
+    /// The device's own memory, that processes may have pages in;
+    /// [`NoDeviceMemory`](super::memremap::NoDeviceMemory) if it has none.
+    type Memory: DeviceMemory;
+
+    /// The pages of the device's own memory; always the same.
+    fn pagemap(&self) -> Option<&Pagemap<Self::Memory>> {
+        None
+    }
 
     /// The lock of the space; always the same one.
     fn pt_lock(&self) -> &PtLock<Self>;
@@ -155,6 +172,8 @@ pub enum Reason {
     Exclusive,
     /// The driver kills the interval; see [`Interval::kill`].
     Kill,
+    /// The driver wants something else there; see [`withdraw`].
+    Withdraw,
 }
 
 impl Reason {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory of a process, and a mirror of it that has no device, for KUnit tests.
+//! Memory of a process, a mirror of it that has no device, and devices, for KUnit tests.
 
 use super::{
     addr::{
@@ -14,6 +14,7 @@ use super::{
         Reject,
         Snapshot, //
     },
+    memremap::Pagemap,
     mmu_interval::{
         new_pt_lock,
         Event,
@@ -29,6 +30,11 @@ use super::{
 };
 use crate::{
     bindings,
+    device::{
+        self,
+        Bound,
+        Device, //
+    },
     error::to_result,
     page::PAGE_SIZE,
     prelude::*,
@@ -49,6 +55,10 @@ use crate::{
 };
 use core::ptr;
 
+mod ram;
+
+pub(super) use self::ram::Ram;
+
 /// Entries in the mirror's tables.
 pub(super) const PAGES: usize = 8;
 /// Enough for memory that nobody else changes.
@@ -60,8 +70,18 @@ pub(super) const PROT_RW: usize = (bindings::PROT_READ | bindings::PROT_WRITE) a
 
 /// Maps [`PAGES`] pages of anonymous memory into the test's own process.
 pub(super) fn map_anon(prot: usize) -> Result<PageRange> {
+    map_anon_pages(PAGES * PAGE_SIZE, prot)
+}
+
+/// Maps `len` bytes of anonymous memory, readable and writable.
+pub(super) fn map_anon_len(len: usize) -> Result<PageRange> {
+    map_anon_pages(len, PROT_RW)
+}
+
+fn map_anon_pages(len: usize, prot: usize) -> Result<PageRange> {
     map(
         ptr::null_mut(),
+        len,
         prot,
         (bindings::MAP_PRIVATE | bindings::MAP_ANONYMOUS) as usize,
     )
@@ -74,14 +94,13 @@ pub(super) fn map_shmem(file_pages: usize, prot: usize) -> Result<PageRange> {
     // SAFETY: The name is a C string, and any size is fine.
     let file = unsafe { bindings::shmem_file_setup(c"kunit".as_char_ptr(), size, no_flags) };
     let file = crate::error::from_err_ptr(file)?;
-    let mapped = map(file, prot, bindings::MAP_SHARED as usize);
+    let mapped = map(file, PAGES * PAGE_SIZE, prot, bindings::MAP_SHARED as usize);
     // SAFETY: `shmem_file_setup` returned a reference; the mapping has its own.
     unsafe { bindings::fput(file) };
     mapped
 }
 
-fn map(file: *mut bindings::file, prot: usize, flags: usize) -> Result<PageRange> {
-    let len = PAGES * PAGE_SIZE;
+fn map(file: *mut bindings::file, len: usize, prot: usize, flags: usize) -> Result<PageRange> {
     // SAFETY: Called in a test, with a file or null.
     let addr = unsafe {
         bindings::kunit_vm_mmap(
@@ -108,6 +127,15 @@ pub(super) fn zap(mm: &super::MmWithUser, range: PageRange) {
     if let Some(vma) = mmap.vma_lookup(range.start().as_usize()) {
         vma.zap_vma_range(range.start().as_usize(), range.len());
     }
+}
+
+/// Advises the test's own process.
+pub(super) fn madvise(range: PageRange, advice: u32) -> Result {
+    let mm = current!().mm().ok_or(ESRCH)?.as_raw();
+    // SAFETY: The test's own address space. CAST: A small constant.
+    to_result(unsafe {
+        bindings::do_madvise(mm, range.start().as_usize(), range.len(), advice as c_int)
+    })
 }
 
 /// Touches each page with a CPU.
@@ -188,6 +216,7 @@ pub(super) struct Log {
 pub(super) struct Space {
     #[pin]
     pub(super) lock: PtLock<Fake>,
+    pagemap: Option<Arc<Pagemap<Ram>>>,
     /// How many [`Fake`]s of it exist.
     pub(super) mirrors: Atomic<i32>,
     pub(super) waits: Atomic<i32>,
@@ -201,7 +230,7 @@ impl Tables {
     fn hit(&self, range: PageRange) -> core::ops::Range<usize> {
         self.range.intersect(range).map_or(0..0, |hit| {
             let first = self.range.page_index(hit.start()).unwrap_or(0);
-            first..first + hit.pages()
+            first.min(PAGES)..PAGES.min(first + hit.pages())
         })
     }
 }
@@ -211,6 +240,11 @@ impl Mirror for Fake {
     type Book = Log;
     type Flush = FakeFlush;
     type Flushed = FakeFlush;
+    type Memory = Ram;
+
+    fn pagemap(&self) -> Option<&Pagemap<Ram>> {
+        self.0.pagemap.as_deref()
+    }
 
     fn pt_lock(&self) -> &PtLock<Self> {
         &self.0.lock
@@ -275,7 +309,17 @@ impl Fixture {
         Self::of_mm(mm, range)
     }
 
+    /// With device memory.
+    pub(super) fn with_pagemap(range: PageRange, pagemap: Arc<Pagemap<Ram>>) -> Result<Self> {
+        let mm: ARef<Mm> = ARef::from(&**current!().mm().ok_or(ESRCH)?);
+        Self::make(mm, range, Some(pagemap))
+    }
+
     pub(super) fn of_mm(mm: ARef<Mm>, range: PageRange) -> Result<Self> {
+        Self::make(mm, range, None)
+    }
+
+    fn make(mm: ARef<Mm>, range: PageRange, pagemap: Option<Arc<Pagemap<Ram>>>) -> Result<Self> {
         let tables = Tables {
             range,
             entries: [None; PAGES],
@@ -283,6 +327,7 @@ impl Fixture {
         let space = Arc::pin_init(
             pin_init!(Space {
                 lock <- new_pt_lock!(tables, Log::default(), "kunit::pt_lock"),
+                pagemap,
                 mirrors: Atomic::new(0),
                 waits: Atomic::new(0),
             }),
@@ -349,5 +394,37 @@ impl Fixture {
         let guard = self.space.lock.lock();
         let bits = guard.pt().entries.iter().enumerate();
         bits.map(|(i, entry)| u32::from(entry.is_some()) << i).sum()
+    }
+}
+
+/// A device that does DMA, without a driver.
+pub(super) struct DmaDevice(*mut bindings::platform_device);
+
+impl DmaDevice {
+    pub(super) fn new() -> Result<Self> {
+        let info = bindings::platform_device_info {
+            name: c"rust_mm".as_char_ptr(),
+            id: bindings::PLATFORM_DEVID_AUTO,
+            dma_mask: u64::MAX,
+            ..Default::default()
+        };
+        // SAFETY: `info` is valid.
+        let pdev = unsafe { bindings::platform_device_register_full(&info) };
+        let this = Self(crate::error::from_err_ptr(pdev)?);
+        // SAFETY: Nobody does DMA yet.
+        to_result(unsafe { bindings::dma_set_mask_and_coherent(this.bound().as_raw(), u64::MAX) })?;
+        Ok(this)
+    }
+
+    pub(super) fn bound(&self) -> &Device<Bound> {
+        // SAFETY: Registered until `self` is dropped. It has no driver that could be unbound.
+        unsafe { Device::<device::Normal>::from_raw(&raw mut (*self.0).dev).as_bound() }
+    }
+}
+
+impl Drop for DmaDevice {
+    fn drop(&mut self) {
+        // SAFETY: Registered in `new`.
+        unsafe { bindings::platform_device_unregister(self.0) };
     }
 }

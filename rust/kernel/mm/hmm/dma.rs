@@ -6,6 +6,7 @@
 
 use super::{
     DevicePage,
+    PrivateEntry,
     FLAGS,
     ORDER_SHIFT,
     VALID,
@@ -36,6 +37,8 @@ use core::{
 /// order say nothing here and `hmm_dma_*()` do not look at them.
 const REVOKED: usize = 1 << ORDER_SHIFT;
 
+const MAPPED: usize = bindings::hmm_pfn_flags_HMM_PFN_DMA_MAPPED;
+
 /// What a device knows of a run of mirrored pages: which page is where, on which bus address, and
 /// whether the device may write to it.
 ///
@@ -53,10 +56,10 @@ const REVOKED: usize = 1 << ORDER_SHIFT;
 /// # Invariants
 ///
 /// - `raw` was set up by `hmm_dma_map_alloc()` for `dev` with `addrs.len()` entries of a page each.
-/// - An entry of `raw.pfn_list` is zero, or has `HMM_PFN_VALID` and `HMM_PFN_DMA_MAPPED` and its
-///   bus address is in `addrs`.
+/// - An entry of `raw.pfn_list` is zero, or has `HMM_PFN_VALID`. With `HMM_PFN_DMA_MAPPED` its bus
+///   address is in `addrs`; else it is device memory, and the index of the page is there.
 /// - The folio of an entry with `HMM_PFN_VALID` but not `REVOKED` is mapped in the process.
-/// - `mapped` is the number of entries that are not zero.
+/// - `mapped` is the number of entries with `HMM_PFN_DMA_MAPPED`.
 pub struct DmaMap<F> {
     raw: bindings::hmm_dma_map,
     dev: ARef<Device>,
@@ -75,6 +78,15 @@ pub struct DmaPage {
     pub pfn: Pfn,
     /// Its address on the bus, in bytes.
     pub addr: DmaAddress,
+    /// Whether the device may write to it.
+    pub writable: bool,
+}
+
+/// An entry of a [`DmaMap`] that is live and needs no bus address: the device's own memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrivateSlot {
+    /// Which page of the pagemap.
+    pub index: u32,
     /// Whether the device may write to it.
     pub writable: bool,
 }
@@ -135,26 +147,16 @@ impl<F> DmaMap<F> {
     /// Nothing changes if it fails: [`EINVAL`] if `index` is too large or `dev` another device,
     /// [`EAGAIN`] if the entry is revoked and not yet unmapped, [`EBUSY`] if it is live for another
     /// page, [`ENOMEM`] if the bus address cannot be had.
-    pub fn map(
+    pub fn map<P: DevicePage>(
         &mut self,
         dev: &Device<Bound>,
         index: usize,
-        page: impl DevicePage,
+        page: P,
     ) -> Result<DmaAddress> {
         self.check_device(dev)?;
-        let old = *self.entries().get(index).ok_or(EINVAL)?;
-        let new = page.pfn().as_usize() | VALID | write_flag(&page);
-        if old & REVOKED != 0 {
-            return Err(EAGAIN);
+        if let Some(addr) = self.enter(index, page.pfn(), P::WRITABLE)? {
+            return Ok(addr);
         }
-        if old & VALID != 0 {
-            if (old ^ new) & !FLAGS != 0 {
-                return Err(EBUSY);
-            }
-            self.entries_mut()[index] = old | new;
-            return Ok(self.addrs[index]);
-        }
-        self.entries_mut()[index] = new;
         let mut p2p = bindings::pci_p2pdma_map_state::default();
         // SAFETY: `raw` was set up for `dev`, which is bound, and `index` is within. The entry names
         // a page that is mapped in the process, by the invariants of `ReadPage`.
@@ -170,10 +172,50 @@ impl<F> DmaMap<F> {
         Ok(addr)
     }
 
-    /// Entry `index`, if it is live.
+    /// Makes entry `index` live for a page of the device's own memory, which needs no bus address,
+    /// or gives a live one for the same page the rights of `page`, if they are more. Returns the
+    /// index of the page in its pagemap.
+    ///
+    /// Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`DmaMap::map`].
+    pub fn record<P: PrivateEntry>(&mut self, index: usize, page: P) -> Result<u32> {
+        self.enter(index, page.pfn(), P::WRITABLE)?;
+        // INVARIANT: The page will be revoked before the process loses it.
+        self.addrs[index] = page.index().into();
+        Ok(page.index())
+    }
+
+    /// Enters a page. Returns what is in `addrs` for it if it was there already.
+    fn enter(&mut self, index: usize, pfn: Pfn, writable: bool) -> Result<Option<DmaAddress>> {
+        let old = *self.entries().get(index).ok_or(EINVAL)?;
+        let new = pfn.as_usize() | VALID | if writable { WRITE } else { 0 };
+        if old & REVOKED != 0 {
+            return Err(EAGAIN);
+        }
+        if old & VALID != 0 && (old ^ new) & !FLAGS != 0 {
+            return Err(EBUSY);
+        }
+        self.entries_mut()[index] = old | new;
+        Ok((old & VALID != 0).then_some(self.addrs[index]))
+    }
+
+    /// Entry `index`, if it is live and device memory.
+    pub fn device(&self, index: usize) -> Option<PrivateSlot> {
+        let entry = *self.entries().get(index)?;
+        (is_live(entry) && entry & MAPPED == 0).then(|| PrivateSlot {
+            // CAST: That is where it came from.
+            index: self.addrs[index] as u32,
+            writable: entry & WRITE != 0,
+        })
+    }
+
+    /// Entry `index`, if it is live and system memory.
     pub fn get(&self, index: usize) -> Option<DmaPage> {
         let entry = *self.entries().get(index)?;
-        is_live(entry).then(|| DmaPage {
+        (is_live(entry) && entry & MAPPED != 0).then(|| DmaPage {
             pfn: Pfn::new(entry & !FLAGS),
             addr: self.addrs[index],
             writable: entry & WRITE != 0,
@@ -264,14 +306,6 @@ impl<F> DmaMap<F> {
         } else {
             Err(EINVAL)
         }
-    }
-}
-
-fn write_flag<P: DevicePage>(_: &P) -> usize {
-    if P::WRITABLE {
-        WRITE
-    } else {
-        0
     }
 }
 

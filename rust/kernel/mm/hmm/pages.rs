@@ -3,38 +3,50 @@
 //! The pages that a commit gives out.
 
 use super::{
+    PrivatePage,
     FLAGS,
     VALID,
     WRITE, //
 };
 use crate::mm::addr::Pfn;
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    ops::Range, //
+};
 
 /// The pages of a [`Commit`](super::Commit).
 #[derive(Clone, Copy)]
 pub struct Pages<'c> {
     /// Filled by `hmm_range_fault()` and true as long as the [`Commit`](super::Commit) is borrowed.
     pub(super) pfns: &'c [usize],
+    /// The frames of the mirror's own device memory.
+    pub(super) private: &'c Range<usize>,
 }
 
 impl<'c> Pages<'c> {
-    /// The page at `index`, counted from the start of [`Commit::range`](super::Commit::range). [`None`] if it is not
-    /// present, which does not say that nothing is there.
+    /// The page at `index`, counted from the start of [`Commit::range`](super::Commit::range), if it
+    /// is in system memory. [`None`] if it is not present, which does not say that nothing is there.
     pub fn get(&self, index: usize) -> Option<ReadPage<'c>> {
         let pfn = *self.pfns.get(index)?;
-        // INVARIANT: `VALID` is set.
-        (pfn & VALID != 0).then_some(ReadPage {
+        // INVARIANT: `VALID` is set, and it is not device memory, of which there is only our own.
+        (pfn & VALID != 0 && !self.private.contains(&(pfn & !FLAGS))).then_some(ReadPage {
             pfn,
             _commit: PhantomData,
         })
     }
+
+    /// The page at `index`, if it is in the mirror's own device memory.
+    pub fn device(&self, index: usize) -> Option<PrivatePage<'c>> {
+        let pfn = *self.pfns.get(index)?;
+        PrivatePage::new(pfn, self.private)
+    }
 }
 
-mod sealed {
+pub(super) mod sealed {
     pub trait Sealed {}
 }
 
-/// A page that may be entered in the device's tables: [`ReadPage`] or [`WritePage`].
+/// A page of system memory that may be entered in the device's tables: [`ReadPage`] or [`WritePage`].
 pub trait DevicePage: sealed::Sealed {
     /// The page frame.
     fn pfn(&self) -> Pfn;
@@ -47,7 +59,7 @@ pub trait DevicePage: sealed::Sealed {
 ///
 /// # Invariants
 ///
-/// `pfn` is an entry that `hmm_range_fault()` filled, with `HMM_PFN_VALID`.
+/// `pfn` is an entry that `hmm_range_fault()` filled, with `HMM_PFN_VALID`, and not device memory.
 #[derive(Clone, Copy)]
 pub struct ReadPage<'c> {
     pfn: usize,

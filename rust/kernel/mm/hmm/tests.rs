@@ -2,11 +2,6 @@
 
 use super::*;
 use crate::{
-    device::{
-        self,
-        Bound,
-        Device, //
-    },
     mm::{
         addr::Pfn,
         mmu_interval::IntervalSet,
@@ -23,40 +18,6 @@ use crate::{
     },
     workqueue, //
 };
-
-/// A device that does DMA, without a driver.
-struct DmaDevice(*mut bindings::platform_device);
-
-impl DmaDevice {
-    fn new() -> Result<Self> {
-        let info = bindings::platform_device_info {
-            name: c"rust_mm_hmm".as_char_ptr(),
-            id: bindings::PLATFORM_DEVID_AUTO,
-            dma_mask: u64::MAX,
-            ..Default::default()
-        };
-        // SAFETY: `info` is valid.
-        let pdev = unsafe { bindings::platform_device_register_full(&info) };
-        let this = Self(crate::error::from_err_ptr(pdev)?);
-        // SAFETY: Nobody does DMA yet.
-        crate::error::to_result(unsafe {
-            bindings::dma_set_mask_and_coherent(this.bound().as_raw(), u64::MAX)
-        })?;
-        Ok(this)
-    }
-
-    fn bound(&self) -> &Device<Bound> {
-        // SAFETY: Registered until `self` is dropped. It has no driver that could be unbound.
-        unsafe { Device::<device::Normal>::from_raw(&raw mut (*self.0).dev).as_bound() }
-    }
-}
-
-impl Drop for DmaDevice {
-    fn drop(&mut self) {
-        // SAFETY: Registered in `new`.
-        unsafe { bindings::platform_device_unregister(self.0) };
-    }
-}
 
 /// Stands for a device's acknowledgement.
 struct Ack;

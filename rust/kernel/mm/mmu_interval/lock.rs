@@ -121,6 +121,14 @@ impl<T: Mirror> PtGuard<'_, T> {
         (&inner.pt, &mut inner.book)
     }
 
+    /// The tables, to enter memory that is the device's own and that no change of a process's
+    /// mappings concerns. What belongs to a process enters through a
+    /// [`Commit`](crate::mm::hmm::Commit) only.
+    pub fn device_memory(&mut self) -> (&mut T::Pt, &mut T::Book) {
+        let inner = &mut *self.inner;
+        (&mut inner.pt, &mut inner.book)
+    }
+
     /// Whether this is a guard of `lock`.
     pub(in crate::mm) fn is_of(&self, lock: &PtLock<T>) -> bool {
         core::ptr::eq(self.lock, lock)

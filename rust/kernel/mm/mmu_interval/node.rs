@@ -3,7 +3,7 @@
 //! One interval as core sees it, and what core calls.
 
 use super::{
-    Event,
+    withdraw,
     IntervalSet,
     Mirror,
     PtGuard,
@@ -192,7 +192,7 @@ impl<T: Mirror> Node<T> {
         }
         self.dead.store(true, Relaxed);
         if matches!(self.target, Target::Own(_)) {
-            let flush = self.revoke(guard, self.range, Reason::Kill);
+            let flush = withdraw::revoke(self.mirror(), guard, self.range, Reason::Kill);
             self.end.lock().flush = flush;
         }
     }
@@ -201,7 +201,7 @@ impl<T: Mirror> Node<T> {
     pub(super) fn settle(&self) {
         let flush = self.end.lock().flush.take();
         if let Some(flush) = flush {
-            self.complete(flush);
+            withdraw::complete(self.mirror(), flush);
         }
     }
 
@@ -217,36 +217,6 @@ impl<T: Mirror> Node<T> {
         // SAFETY: Registered, and removed only here, by the caller's promise. The mm that core
         // stored is alive: registration holds a reference that this call drops.
         unsafe { bindings::mmu_interval_notifier_remove(self.raw.get()) };
-    }
-
-    /// Takes away the entries in `range` and starts the flush that is due.
-    fn revoke(
-        &self,
-        guard: &mut PtGuard<'_, T>,
-        range: PageRange,
-        reason: Reason,
-    ) -> Option<T::Flush> {
-        let mirror = self.mirror();
-        let cleared = mirror.revoke(&Event { range, reason }, guard.revoke());
-        // A flush that is under way was started by another invalidation, which may wait for it
-        // after this one has returned, so this one needs its own.
-        let flush = match cleared {
-            None if guard.is_unacknowledged(range) => Some(mirror.flush(range, guard.revoke())),
-            flush => flush,
-        };
-        if flush.is_some() {
-            guard.flush_started(range);
-        }
-        flush
-    }
-
-    /// Waits for a flush and gives back what it held.
-    fn complete(&self, flush: T::Flush) {
-        let mirror = self.mirror();
-        let flushed = mirror.wait(flush);
-        let mut guard = mirror.pt_lock().lock();
-        guard.flush_acknowledged();
-        mirror.flushed(flushed, guard.revoke());
     }
 
     /// The part of `range` that lies in this node.
@@ -312,7 +282,10 @@ impl<T: Mirror> Node<T> {
         unsafe { bindings::mmu_interval_set_seq(raw, seq) };
 
         let flush = match hit {
-            Some(hit) if may_sleep => node.revoke(&mut guard, hit, Reason::from_raw(range.event)),
+            Some(hit) if may_sleep => {
+                let reason = Reason::from_raw(range.event);
+                withdraw::revoke(node.mirror(), &mut guard, hit, reason)
+            }
             _ => None,
         };
         drop(guard);
@@ -322,7 +295,7 @@ impl<T: Mirror> Node<T> {
                 // SAFETY: `finish` is valid for writes. The slot stays valid and ours until core
                 // passes it to `finish` below, before this invalidation ends.
                 Ok(slot) => unsafe { *finish = slot.raw.get() },
-                Err(flush) => node.complete(flush),
+                Err(flush) => withdraw::complete(node.mirror(), flush),
             }
         }
         true
@@ -366,7 +339,7 @@ impl<T: Mirror> Node<T> {
         // ORDERING: Release pairs with the acquire in `claim_slot`.
         slot.busy.store(false, Release);
         if let Some(flush) = flush {
-            node.complete(flush);
+            withdraw::complete(node.mirror(), flush);
         }
     }
 }

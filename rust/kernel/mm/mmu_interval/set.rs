@@ -12,11 +12,13 @@ use super::{
 };
 use crate::{
     bindings,
+    error::to_result,
     mm::{
         addr::{
             PageRange,
             VirtAddr, //
         },
+        virt::VmaRef,
         Mm,
         MmWithUser,
         MmWithUserAsync, //
@@ -311,6 +313,44 @@ impl<T: Mirror> MmSession<'_, T> {
     pub fn limit(&self) -> VirtAddr {
         // SAFETY: The mm is valid, and `task_size` does not change while somebody uses it.
         VirtAddr::new(unsafe { (*self.mm.as_raw()).__bindgen_anon_1.task_size })
+    }
+
+    /// What of `range` the first mapping in it covers, at this moment; [`None`] if nothing is mapped
+    /// there. Takes `mmap_lock`.
+    pub fn first_mapped(&self, range: PageRange) -> Option<PageRange> {
+        let _mmap = self.mm.mmap_read_lock();
+        // SAFETY: The lock is held.
+        let vma = unsafe { bindings::find_vma(self.mm.as_raw(), range.start().as_usize()) };
+        if vma.is_null() {
+            return None;
+        }
+        // SAFETY: As above.
+        let vma = unsafe { VmaRef::from_raw(vma) };
+        let vma = PageRange::new(VirtAddr::new(vma.start()), VirtAddr::new(vma.end())).ok()?;
+        vma.intersect(range)
+    }
+
+    /// Writes a value to the process's memory with a single store, for threads that look at it all
+    /// the time. For kernel threads, such as those of workqueues. May sleep as long as the memory's
+    /// owner likes.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if the address is not a multiple of eight; [`EFAULT`] if it cannot be written;
+    /// [`EPERM`] if the calling thread is none of the kernel.
+    pub fn store_u64(&self, addr: VirtAddr, value: u64) -> Result {
+        if addr.as_usize() % size_of::<u64>() != 0 {
+            return Err(EINVAL);
+        }
+        // SAFETY: `self` keeps `mm_users` up. The address is checked by `put_user`, and the thread
+        // by the helper.
+        to_result(unsafe {
+            bindings::kthread_put_user_u64(
+                self.mm.as_raw(),
+                value,
+                core::ptr::without_provenance_mut(addr.as_usize()),
+            )
+        })
     }
 
     /// Whether `interval` watches all of `range` in this session's process.

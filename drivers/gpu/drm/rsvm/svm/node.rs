@@ -30,6 +30,7 @@ use kernel::{
             VirtAddr, //
         },
         hmm::DmaMap,
+        memremap::NoDeviceMemory,
         mmu_interval::{
             Event,
             Interval,
@@ -206,6 +207,7 @@ impl<M: Mmu> Mirror for Mirrored<M> {
     type Book = Book<M>;
     type Flush = Flush<M>;
     type Flushed = (Flushed, Due);
+    type Memory = NoDeviceMemory;
 
     fn pt_lock(&self) -> &PtLock<Self> {
         &self.0.pt

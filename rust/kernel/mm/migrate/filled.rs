@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages that have a place to go to, are being copied, and are put in place.
+
+use super::*;
+use crate::{
+    device::{
+        Bound,
+        Device, //
+    },
+    page::PAGE_SHIFT, //
+};
+
+/// Pages that are locked at both ends, to be copied.
+#[must_use]
+pub struct Filled<'m, D: DeviceMemory> {
+    core: Core<'m, D>,
+}
+
+/// What has to be copied, in one piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// Where it is in the migration, in pages from the start.
+    pub page: usize,
+    /// How many pages: one, or those of a large folio.
+    pub pages: usize,
+    /// Index of the first page in device memory.
+    pub device: u32,
+    /// Whether there is nothing to copy from: the device memory has to be filled with zeroes.
+    pub hole: bool,
+}
+
+impl<'m, D: DeviceMemory> Core<'m, D> {
+    /// Enters a locked folio with a reference, which now is the migration's.
+    pub(super) fn put(&mut self, page: usize, folio: *mut bindings::folio, order: Order) {
+        let compound = match order {
+            Order::Page => 0,
+            Order::Huge => COMPOUND,
+        };
+        // SAFETY: The folio is valid.
+        let pfn = unsafe { bindings::folio_pfn(folio) };
+        self.buf.dst[page] = pfn << SHIFT | VALID | compound;
+    }
+
+    fn copy(&self, page: usize) -> Option<Copy> {
+        let dst = pfn(self.buf.dst[page])?;
+        let src = self.src_pfn(page);
+        let device = match self.direction {
+            Direction::ToDevice => dst,
+            Direction::ToRam => src?,
+        };
+        Some(Copy {
+            page,
+            pages: order(self.buf.dst[page]).pages(),
+            device: self.pagemap.index(device)?,
+            hole: src.is_none(),
+        })
+    }
+
+    fn copies(&self) -> impl Iterator<Item = Copy> + '_ {
+        (0..self.count).filter_map(|page| self.copy(page))
+    }
+
+    /// The first system page of a copy.
+    fn system(&self, page: usize) -> Option<*mut bindings::page> {
+        let dst = pfn(self.buf.dst[page])?;
+        let pfn = match self.direction {
+            Direction::ToDevice => self.src_pfn(page)?,
+            Direction::ToRam => dst,
+        };
+        // SAFETY: The frame has a `struct page`.
+        Some(unsafe { bindings::pfn_to_page(pfn.as_usize()) })
+    }
+}
+
+impl<'m, D: DeviceMemory> Filled<'m, D> {
+    pub(super) fn new(core: Core<'m, D>) -> Self {
+        Self { core }
+    }
+
+    /// What has to be copied, in order.
+    pub fn copies(&self) -> impl Iterator<Item = Copy> + '_ {
+        self.core.copies()
+    }
+
+    /// Whether there is nothing to copy.
+    pub fn is_empty(&self) -> bool {
+        self.copies().next().is_none()
+    }
+
+    /// Maps the system pages for DMA by `dev`. A page for which that fails is left out, and stays
+    /// where it is.
+    pub fn map<'d>(self, dev: &'d Device<Bound>) -> Mapped<'m, 'd, D> {
+        let mut mapped = Mapped {
+            filled: Some(self),
+            dev,
+        };
+        mapped.map();
+        mapped
+    }
+
+    /// Finds page `page` of the migration in system memory, whatever the size of its folio.
+    fn system_page(&self, page: usize, direction: Direction) -> Result<*mut bindings::page> {
+        if page >= self.core.count || self.core.direction != direction {
+            return Err(EINVAL);
+        }
+        // A large folio is entered with its first page, and takes all the room.
+        let large = self.core.copy(0).filter(|copy| copy.pages > 1);
+        let copy = large.or_else(|| self.core.copy(page)).ok_or(EINVAL)?;
+        let within = page - copy.page;
+        let first = self.core.system(copy.page).ok_or(EINVAL)?;
+        // SAFETY: Inside the same folio.
+        Ok(unsafe { first.add(within) })
+    }
+
+    /// Reads page `page`, counted as in [`Copy::page`], of what goes to the device.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if there is no such page.
+    pub fn read_system(&self, page: usize, out: &mut [u8; PAGE_SIZE]) -> Result {
+        let from = self.system_page(page, Direction::ToDevice)?;
+        // SAFETY: The page is valid, locked and mapped nowhere, so nobody else writes to it.
+        unsafe {
+            let bytes = bindings::kmap_local_page(from);
+            ptr::copy_nonoverlapping(bytes.cast(), out.as_mut_ptr(), PAGE_SIZE);
+            bindings::kunmap_local(bytes);
+        }
+        Ok(())
+    }
+
+    /// Writes page `page`, counted as in [`Copy::page`], of where it goes to in system memory.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if there is no such page.
+    pub fn write_system(&mut self, page: usize, data: &[u8; PAGE_SIZE]) -> Result {
+        let to = self.system_page(page, Direction::ToRam)?;
+        // SAFETY: The page is valid and ours alone.
+        unsafe {
+            let bytes = bindings::kmap_local_page(to);
+            ptr::copy_nonoverlapping(data.as_ptr(), bytes.cast(), PAGE_SIZE);
+            bindings::kunmap_local(bytes);
+        }
+        Ok(())
+    }
+
+    /// Puts the new pages in place for which `copied` says that all of it is certainly there: the
+    /// copy is complete, or the zeroes of a hole. The others stay where they are.
+    pub fn install(mut self, mut copied: impl FnMut(&Copy) -> bool) -> Installed<'m, D> {
+        for page in 0..self.core.count {
+            if self.core.copy(page).is_some_and(|copy| !copied(&copy)) {
+                self.core.release(page);
+            }
+        }
+        self.core.install();
+        Installed { core: self.core }
+    }
+}
+
+/// A [`Filled`] whose system pages a device may reach.
+///
+/// # Invariants
+///
+/// What is not `UNMAPPED` in `buf.dma` is mapped for `dev`.
+#[must_use]
+pub struct Mapped<'m, 'd, D: DeviceMemory> {
+    /// [`None`] only after [`Self::unmap`].
+    filled: Option<Filled<'m, D>>,
+    dev: &'d Device<Bound>,
+}
+
+impl<'m, D: DeviceMemory> Mapped<'m, '_, D> {
+    fn dma_direction(core: &Core<'m, D>) -> bindings::dma_data_direction {
+        match core.direction {
+            Direction::ToDevice => bindings::dma_data_direction::DMA_TO_DEVICE,
+            Direction::ToRam => bindings::dma_data_direction::DMA_FROM_DEVICE,
+        }
+    }
+
+    fn map(&mut self) {
+        let Some(Filled { core }) = &mut self.filled else {
+            return;
+        };
+        let (dev, direction) = (self.dev.as_raw(), Self::dma_direction(core));
+        for page in 0..core.count {
+            core.buf.dma[page] = UNMAPPED;
+            let (Some(copy), Some(system)) = (core.copy(page), core.system(page)) else {
+                continue;
+            };
+            let len = copy.pages << PAGE_SHIFT;
+            // SAFETY: `dev` is bound, and the pages stay until they are unmapped.
+            let addr = unsafe { bindings::dma_map_page_attrs(dev, system, 0, len, direction, 0) };
+            // SAFETY: `addr` is what was returned for `dev`.
+            if unsafe { bindings::dma_mapping_error(dev, addr) } == 0 {
+                // INVARIANT: Just mapped.
+                core.buf.dma[page] = addr;
+            }
+        }
+    }
+
+    fn unmap_all(&mut self) {
+        let Some(Filled { core }) = &mut self.filled else {
+            return;
+        };
+        let (dev, direction) = (self.dev.as_raw(), Self::dma_direction(core));
+        for page in 0..core.count {
+            let addr = core::mem::replace(&mut core.buf.dma[page], UNMAPPED);
+            if addr == UNMAPPED {
+                continue;
+            }
+            let len = order(core.buf.dst[page]).pages() << PAGE_SHIFT;
+            // SAFETY: By the type invariants, with the length it was mapped with: `dst` has not
+            // changed.
+            unsafe { bindings::dma_unmap_page_attrs(dev, addr, len, direction, 0) };
+        }
+    }
+
+    /// What has to be copied, in order, with where the system memory is on the bus; [`None`] for
+    /// holes.
+    pub fn copies(&self) -> impl Iterator<Item = (Copy, Option<DmaAddress>)> + '_ {
+        self.filled.iter().flat_map(|Filled { core }| {
+            core.copies().filter_map(|copy| {
+                let addr = Some(core.buf.dma[copy.page]).filter(|addr| *addr != UNMAPPED);
+                (addr.is_some() || copy.hole).then_some((copy, addr))
+            })
+        })
+    }
+
+    /// Takes the pages from the device, which must have stopped to use them. What could not be
+    /// mapped is there again.
+    pub fn unmap(mut self) -> Filled<'m, D> {
+        self.unmap_all();
+        // PANIC: `None` only from here on.
+        self.filled.take().expect("not unmapped before")
+    }
+
+    /// Takes the pages from the device, which must have stopped to use them, and does what
+    /// [`Filled::install`] does. `copied` is asked about what [`Self::copies`] gave.
+    pub fn install(mut self, copied: impl FnMut(&Copy) -> bool) -> Installed<'m, D> {
+        // Which were mapped is forgotten with the mapping.
+        let mut unmapped = [0u64; HUGE_PAGES / 64];
+        if let Some(Filled { core }) = &mut self.filled {
+            for copy in core.copies() {
+                if !copy.hole && core.buf.dma[copy.page] == UNMAPPED {
+                    unmapped[copy.page / 64] |= 1 << (copy.page % 64);
+                }
+            }
+        }
+        let mut copied = copied;
+        self.unmap()
+            .install(|copy| unmapped[copy.page / 64] & 1 << (copy.page % 64) == 0 && copied(copy))
+    }
+}
+
+impl<D: DeviceMemory> Drop for Mapped<'_, '_, D> {
+    fn drop(&mut self) {
+        self.unmap_all();
+    }
+}
+
+/// Pages that are in place, and still locked. Dropping it lets the processes go on.
+#[must_use]
+pub struct Installed<'m, D: DeviceMemory> {
+    core: Core<'m, D>,
+}
+
+impl<D: DeviceMemory> Installed<'_, D> {
+    /// What really moved: core may refuse some at the last moment.
+    pub fn moved(&self) -> impl Iterator<Item = Copy> + '_ {
+        let core = &self.core;
+        core.copies()
+            .filter(|copy| is_migrating(core.buf.src[copy.page]))
+    }
+
+    /// How many pages did.
+    pub fn pages(&self) -> usize {
+        self.moved().map(|copy| copy.pages).sum()
+    }
+
+    /// Lets the processes go on.
+    pub fn finalize(self) {}
+}

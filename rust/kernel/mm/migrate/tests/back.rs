@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Back to system memory, and what processes do to device memory.
+
+use super::*;
+use crate::{
+    error::to_result,
+    mm::{
+        folio::FRAGMENTED,
+        hmm::DmaMap, //
+    },
+    sync::{
+        atomic::Atomic,
+        Completion, //
+    }, //
+};
+
+/// A process that `fork()` made.
+#[pin_data]
+struct Child {
+    addr: usize,
+    seen: Atomic<u64>,
+    #[pin]
+    go: Completion,
+    #[pin]
+    done: Completion,
+}
+
+/// Reads a page, and writes to it, in a copy of the test's address space.
+///
+/// # Safety
+///
+/// `child` is the reference of a [`Child`].
+unsafe extern "C" fn child_main(child: *mut c_void) -> c_int {
+    // SAFETY: Came from `into_raw`, by the caller's promise.
+    let child = unsafe { Arc::<Child>::from_raw(child.cast()) };
+    child.go.wait_for_completion();
+    child.seen.store(read(child.addr).unwrap_or(0), Relaxed);
+    let _ = UserSlice::new(UserPtr::from_addr(child.addr), 8)
+        .writer()
+        .write(&0u64);
+    child.done.complete_all();
+    drop(child);
+    // SAFETY: The process has nothing else to do.
+    unsafe { bindings::do_exit(0) }
+}
+
+fn fork(addr: usize) -> Result<Arc<Child>> {
+    let child = Arc::pin_init(
+        pin_init!(Child {
+            addr,
+            seen: Atomic::new(0),
+            go <- Completion::new(),
+            done <- Completion::new(),
+        }),
+        GFP_KERNEL,
+    )?;
+    let raw = child.clone().into_raw();
+    let mut args = bindings::kernel_clone_args {
+        // CAST: Small constants.
+        flags: bindings::CLONE_UNTRACED.into(),
+        exit_signal: bindings::SIGCHLD as c_int,
+        fn_: Some(child_main),
+        fn_arg: raw.cast_mut().cast(),
+        ..Default::default()
+    };
+    // SAFETY: The reference goes to the child, which never returns.
+    let pid = unsafe { bindings::kernel_clone(&mut args) };
+    if pid < 0 {
+        // SAFETY: There is no child that would have it.
+        drop(unsafe { Arc::from_raw(raw) });
+        to_result(pid)?;
+    }
+    Ok(child)
+}
+
+#[kunit_tests(rust_mm_migrate_back)]
+mod cases {
+    use super::*;
+
+    /// Eviction takes what is there, whoever owns it.
+    #[test]
+    fn evict_small() -> Result {
+        let mut bench = Bench::small(16, true)?;
+        assert_eq!(bench.send_all(false, 512)?, 16);
+        let mut some = [0; HUGE_PAGES / 64];
+        some[0] = 0xf0f0;
+        assert_eq!(bench.evict(512, &some)?, 8);
+        assert_eq!(bench.located()?, (8, 8));
+        // Of free pages nothing comes, even if they are said to live.
+        assert_eq!(bench.evict(512, &ALL)?, 8);
+        assert_eq!(bench.evict(512, &ALL)?, 0);
+        assert_eq!(bench.evict(0, &ALL)?, 0);
+        assert!(bench.evict(1, &ALL).is_err_and(|error| error == EINVAL));
+        assert!(bench
+            .evict(DEVICE_PAGES, &ALL)
+            .is_err_and(|error| error == EINVAL));
+        assert!(bench.check(bench.range, 1)?);
+        assert_eq!(bench.ram().0.faults.load(Relaxed), 0);
+        assert!(bench.end()?);
+        Ok(())
+    }
+
+    /// A large folio comes in one piece, and split if there is no large folio of system memory.
+    #[test]
+    fn evict_huge() -> Result {
+        for fragmented in [false, true] {
+            let mut bench = Bench::huge(true)?;
+            assert_eq!(bench.send_all(true, 1024)?, HUGE_PAGES);
+            FRAGMENTED.store(fragmented, Relaxed);
+            let moved = bench.evict(1024, &ALL);
+            FRAGMENTED.store(false, Relaxed);
+            assert_eq!(moved?, HUGE_PAGES);
+            assert_eq!(bench.ram().0.splits.load(Relaxed), i32::from(fragmented));
+            assert_eq!(bench.pagemap().in_use(), 0);
+            assert!(bench.check(bench.range, 1)?);
+            assert_eq!(bench.ram().0.faults.load(Relaxed), 0);
+            assert!(bench.end()?);
+        }
+        Ok(())
+    }
+
+    /// A CPU gets its page of a large folio when there is no large folio of system memory.
+    #[test]
+    fn fault_without_huge() -> Result {
+        let mut bench = Bench::huge(true)?;
+        assert_eq!(bench.send_all(true, 0)?, HUGE_PAGES);
+        let ram = bench.ram();
+        ram.0.single.store(true, Relaxed);
+        FRAGMENTED.store(true, Relaxed);
+        let ok = bench.check(nth(bench.range, 5)?, 1);
+        FRAGMENTED.store(false, Relaxed);
+        assert!(ok?);
+        assert_eq!(ram.0.splits.load(Relaxed), 1);
+        assert_eq!(bench.located()?, (HUGE_PAGES - 1, HUGE_PAGES - 1));
+        assert!(bench.check(bench.range, 1)?);
+        assert!(bench.end()?);
+        Ok(())
+    }
+
+    /// A device page comes back with what the device wrote.
+    #[test]
+    fn written_by_device() -> Result {
+        let mut bench = Bench::small(4, true)?;
+        assert_eq!(bench.send_all(false, 0)?, 4);
+        bench.ram().poke(2, 0x7f);
+        let third = nth(bench.range, 2)?.start();
+        assert_eq!(read(third.as_usize())? & 0xff, 0x7f);
+        assert!(bench.end()?);
+        Ok(())
+    }
+
+    /// The process unmaps a part of a large folio: it takes a split to get the memory back.
+    #[test]
+    fn split() -> Result {
+        let mut bench = Bench::huge(true)?;
+        assert_eq!(bench.send_all(true, 512)?, HUGE_PAGES);
+        let half = PageRange::from_len(bench.range.start(), SZ_2M / 2)?;
+        munmap(half)?;
+        let pagemap = bench.pagemap();
+        assert_eq!(pagemap.in_use(), HUGE_PAGES);
+        // Any page of it will do.
+        pagemap.split(512 + 300)?;
+        assert_eq!(bench.ram().0.splits.load(Relaxed), 1);
+        assert_eq!(pagemap.in_use(), HUGE_PAGES / 2);
+        // Nothing to do, each for another reason.
+        pagemap.split(512 + 300)?;
+        pagemap.split(512 + 3)?;
+        pagemap.split(0)?;
+        assert!(pagemap
+            .split(DEVICE_PAGES)
+            .is_err_and(|error| error == EINVAL));
+        let rest = PageRange::new(half.end(), bench.range.end())?;
+        assert!(bench.check(rest, 1)?);
+        assert_eq!(pagemap.in_use(), 0);
+        drop(pagemap);
+        assert!(bench.end()?);
+        Ok(())
+    }
+
+    /// Without that, a CPU's fault splits it.
+    #[test]
+    fn fault_on_half() -> Result {
+        let mut bench = Bench::huge(true)?;
+        assert_eq!(bench.send_all(true, 512)?, HUGE_PAGES);
+        let half = PageRange::from_len(bench.range.start(), SZ_2M / 2)?;
+        munmap(half)?;
+        let rest = PageRange::new(half.end(), bench.range.end())?;
+        assert!(bench.check(rest, 1)?);
+        assert_eq!(bench.ram().0.splits.load(Relaxed), 1);
+        assert_eq!(bench.pagemap().in_use(), 0);
+        assert!(bench.end()?);
+        Ok(())
+    }
+
+    /// A child sees its parent's device pages as they were, and keeps its changes to itself. The
+    /// device may not write to what they share, until it asks.
+    #[test]
+    fn fork_shares() -> Result {
+        let mut bench = Bench::small(8, true)?;
+        assert_eq!(bench.send_all(false, 0)?, 8);
+        bench.ram().0.single.store(true, Relaxed);
+        let addr = nth(bench.range, 3)?.start();
+        let child = fork(addr.as_usize())?;
+        assert_eq!(bench.located()?, (8, 0));
+
+        // The device writes.
+        let session = bench.f.session()?;
+        let (interval, handle) = bench.watch(&session)?;
+        let mut buf = PfnBuf::new(8)?;
+        session
+            .fault_in(&handle, PageRange::page(addr)?, true, TIMEOUT, &mut buf)
+            .map_err(|_| EFAULT)?;
+        drop((interval, handle, session));
+        bench.f.set.barrier();
+        assert_eq!(bench.located()?, (7, 0));
+        assert!(bench.check(PageRange::page(addr)?, 1)?);
+        bench.write(PageRange::page(addr)?, 2)?;
+
+        child.go.complete_all();
+        child.done.wait_for_completion();
+        assert_eq!(child.seen.load(Relaxed), addr.as_u64() | 1);
+        assert!(bench.check(PageRange::page(addr)?, 2)?);
+        let others = PageRange::from_len(bench.range.start(), 3 * PAGE_SIZE)?;
+        assert!(bench.check(others, 1)?);
+        // Waits for the child's end, too.
+        assert!(bench.end()?);
+        Ok(())
+    }
+
+    /// A core dump has what is in device memory, in whatever size.
+    #[cfg(CONFIG_ELF_CORE)]
+    #[test]
+    fn core_dump() -> Result {
+        for huge in [false, true] {
+            let mut bench = if huge {
+                Bench::huge(true)?
+            } else {
+                Bench::small(16, true)?
+            };
+            let pages = bench.range.pages();
+            assert_eq!(bench.send_all(huge, 0)?, pages);
+            let addr = nth(bench.range, 5)?.start();
+            let mut locked = 0;
+            // SAFETY: The `mmap_lock` is not held, and the process is the test's own.
+            let page = unsafe { bindings::get_dump_page(addr.as_usize(), &mut locked) };
+            assert!(!page.is_null());
+            // SAFETY: The page is referenced, by us, and in system memory.
+            let bytes = unsafe {
+                let mapped = bindings::kmap_local_page(page);
+                let bytes = mapped.cast::<u64>().read();
+                bindings::kunmap_local(mapped);
+                bindings::folio_put(bindings::page_folio(page));
+                bytes
+            };
+            assert_eq!(bytes, addr.as_u64() | 1);
+            assert!(bench.check(bench.range, 1)?);
+            assert!(bench.end()?);
+        }
+        Ok(())
+    }
+
+    /// Memory that is lost gives an error, not other data.
+    #[test]
+    fn lost() -> Result {
+        let mut bench = Bench::small(2, true)?;
+        assert_eq!(bench.send_all(false, 0)?, 2);
+        bench.ram().0.gone.store(true, Relaxed);
+        assert!(bench
+            .check(bench.range, 1)
+            .is_err_and(|error| error == EFAULT));
+        assert_eq!(bench.located()?, (2, 2));
+        assert!(bench.end()?);
+        Ok(())
+    }
+
+    /// A pagemap with pages in use is not drained; when these are gone it is.
+    #[test]
+    fn drain() -> Result {
+        let mut bench = Bench::small(8, true)?;
+        assert_eq!(bench.send_all(false, 0)?, 8);
+        let pagemap = bench.pagemap();
+        let live = bench.live.take().ok_or(EINVAL)?;
+        let live = match live.drain(Instant::now()) {
+            Ok(_) => return Err(EBUSY),
+            Err(live) => live,
+        };
+        assert!(pagemap
+            .folio(100, Order::Page)
+            .is_err_and(|error| error == ENODEV));
+        // What is there can still come back.
+        assert!(bench.check(bench.range, 1)?);
+        drop(live.drain(soon()).map_err(|_| EBUSY)?);
+        assert!(pagemap.evict(0, &ALL, &mut bench.buf)?.is_none());
+        pagemap.split(0)?;
+        Ok(())
+    }
+
+    /// A mirror remembers device pages like others, so that they are marked dirty when they go.
+    #[test]
+    fn mirrored() -> Result {
+        let mut bench = Bench::small(PAGES, true)?;
+        assert_eq!(
+            bench.send(bench.range, false, 16, |page, _| page < 2, |_| true)?,
+            2
+        );
+        let device = DmaDevice::new()?;
+        let mut map = DmaMap::<()>::new(device.bound(), PAGES)?;
+        let session = bench.f.session()?;
+        let (interval, handle) = bench.watch(&session)?;
+        let mut buf = PfnBuf::new(PAGES)?;
+        // Device pages are left where they are.
+        session
+            .fault_in(&handle, bench.range, true, TIMEOUT, &mut buf)
+            .map_err(|_| EFAULT)?;
+        let seen = look(&session, &handle, bench.range, &mut buf)?;
+        let mut results = [None; 4];
+        {
+            let mut guard = bench.f.space.lock.lock();
+            let mut commit = seen.commit(&mut guard).map_err(|_| EAGAIN)?;
+            let (_, _, pages) = commit.split();
+            let (Some(first), Some(second)) = (pages.device(0), pages.device(1)) else {
+                return Err(ENOENT);
+            };
+            assert!(pages.get(0).is_none() && pages.get(2).is_some());
+            assert!(pages.device(2).is_none());
+            results[0] = Some(map.record(0, first));
+            results[1] = first.writable().map(|page| map.record(0, page));
+            results[2] = Some(map.record(1, second));
+            results[3] = Some(map.record(0, second));
+        }
+        assert!(results[..3] == [Some(Ok(16)), Some(Ok(16)), Some(Ok(17))]);
+        assert!(results[3] == Some(Err(EBUSY)));
+        assert!(map.get(0).is_none() && map.device(2).is_none());
+        let slot = map.device(0).ok_or(ENOENT)?;
+        assert!(slot.index == 16 && slot.writable);
+        assert!(!map.device(1).ok_or(ENOENT)?.writable);
+        let revoked = map.revoke(0..PAGES);
+        assert_eq!((revoked.pages, revoked.dirtied), (2, 1));
+        assert!(map.device(0).is_none());
+        map.free(device.bound(), &())?;
+
+        session
+            .bring_home(&handle, bench.range, TIMEOUT, &mut buf)
+            .map_err(|_| EFAULT)?;
+        drop((interval, handle, session));
+        bench.f.set.barrier();
+        assert_eq!(bench.located()?, (0, 0));
+        assert!(bench.end()?);
+        Ok(())
+    }
+}

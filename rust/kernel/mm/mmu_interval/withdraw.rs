@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Taking entries away, for core or for the driver itself.
+
+use super::{
+    Event,
+    Mirror,
+    PtGuard,
+    Reason, //
+};
+use crate::{
+    mm::addr::PageRange,
+    prelude::*, //
+};
+
+/// Takes away the entries in `range` and starts the flush that is due.
+pub(super) fn revoke<T: Mirror>(
+    mirror: &T,
+    guard: &mut PtGuard<'_, T>,
+    range: PageRange,
+    reason: Reason,
+) -> Option<T::Flush> {
+    let cleared = mirror.revoke(&Event { range, reason }, guard.revoke());
+    // A flush that is under way was started by another invalidation, which may wait for it
+    // after this one has returned, so this one needs its own.
+    let flush = match cleared {
+        None if guard.is_unacknowledged(range) => Some(mirror.flush(range, guard.revoke())),
+        flush => flush,
+    };
+    if flush.is_some() {
+        guard.flush_started(range);
+    }
+    flush
+}
+
+/// Waits for a flush and gives back what it held.
+pub(super) fn complete<T: Mirror>(mirror: &T, flush: T::Flush) {
+    let flushed = mirror.wait(flush);
+    let mut guard = mirror.pt_lock().lock();
+    guard.flush_acknowledged();
+    mirror.flushed(flushed, guard.revoke());
+}
+
+/// Takes away all entries in `range`, because the driver has something else for it. When this
+/// returns the device has acknowledged, and what the entries held is given back.
+///
+/// `change` is called first, under the same lock: what it writes down keeps later commits from
+/// entering the old pages again, for which the memory of the process is as good as before.
+///
+/// Sleeps, for a bounded time. Needs to be called without any lock that a [`Mirror`] takes.
+///
+/// # Errors
+///
+/// That of `change`; nothing is taken away then.
+pub fn withdraw<T: Mirror, R>(
+    mirror: &T,
+    range: PageRange,
+    change: impl FnOnce(&mut T::Book) -> Result<R>,
+) -> Result<R> {
+    let mut guard = mirror.pt_lock().lock();
+    let result = change(guard.book_mut())?;
+    let flush = revoke(mirror, &mut guard, range, Reason::Withdraw);
+    drop(guard);
+    if let Some(flush) = flush {
+        complete(mirror, flush);
+    }
+    Ok(result)
+}
