@@ -34,6 +34,12 @@ extern "C" {
 #define DRM_RSVM_EXEC			0x05
 #define DRM_RSVM_WAIT_USER_FENCE	0x06
 #define DRM_RSVM_EVENT_OPEN		0x07
+#define DRM_RSVM_GEM_CREATE		0x08
+#define DRM_RSVM_GEM_MMAP_OFFSET	0x09
+#define DRM_RSVM_VM_BIND		0x0a
+#define DRM_RSVM_SVM_SET_ATTR		0x0b
+#define DRM_RSVM_SVM_GET_ATTR		0x0c
+#define DRM_RSVM_SVM_MIGRATE		0x0d
 
 /* Parameters of DRM_IOCTL_RSVM_QUERY. An unknown one is -EINVAL. */
 /* Width of a GPU virtual address in bits; a process's pointers all fit. */
@@ -211,6 +217,9 @@ struct drm_rsvm_wait_user_fence {
 /* Event types, as numbers and as bits (1 << type) of an event mask. */
 #define DRM_RSVM_EVENT_FAULT		0 /* a fault was served */
 #define DRM_RSVM_EVENT_FATAL_FAULT	1 /* a queue was killed */
+#define DRM_RSVM_EVENT_MIGRATE		2 /* pages moved, by a fault's policy or SVM_MIGRATE */
+#define DRM_RSVM_EVENT_EVICT		3 /* pages left device memory to make room */
+#define DRM_RSVM_EVENT_THRASH		4 /* pages stay in system memory for a while */
 
 /**
  * struct drm_rsvm_event_open - make a file that tells what happens in a mirror.
@@ -233,11 +242,14 @@ struct drm_rsvm_event_open {
  * @type: DRM_RSVM_EVENT_*.
  * @size: of this record in bytes; skip what you do not know.
  * @time_ns: CLOCK_MONOTONIC.
- * @addr: first byte concerned.
- * @len: bytes mapped (FAULT), 0 (FATAL_FAULT).
- * @queue_id: the queue killed (FATAL_FAULT), 0 (FAULT).
- * @access: DRM_RSVM_ACCESS_*.
- * @reason: DRM_RSVM_FAULT_*.
+ * @addr: first byte concerned; 0 (EVICT, which does not know where in the mirror
+ *	the pages are).
+ * @len: bytes mapped (FAULT), moved (MIGRATE, EVICT), kept away from device
+ *	memory (THRASH), 0 (FATAL_FAULT).
+ * @queue_id: the queue killed (FATAL_FAULT), else 0.
+ * @access: DRM_RSVM_ACCESS_* (FAULT, FATAL_FAULT), else 0.
+ * @reason: DRM_RSVM_FAULT_* (FATAL_FAULT), DRM_RSVM_SVM_LOCATION_* of where the
+ *	pages are now (MIGRATE), else 0.
  * @dropped: records lost before this one.
  */
 struct drm_rsvm_event {
@@ -251,6 +263,232 @@ struct drm_rsvm_event {
 	__u32 reason;
 	__u32 dropped;
 };
+
+/**
+ * struct drm_rsvm_gem_create - make a buffer object.
+ * @size: in bytes, whole pages.
+ * @flags: must be zero.
+ * @handle: returned; DRM_IOCTL_GEM_CLOSE gives it back.
+ *
+ * Its bytes are zero. It lies in device memory whenever the device uses it, and
+ * in system memory when that had to make room for something else, so it may be
+ * larger than what is free, but not than DRM_RSVM_PARAM_VRAM_TOTAL (-ENOMEM).
+ */
+struct drm_rsvm_gem_create {
+	__u64 size;
+	__u32 flags;
+	__u32 handle;
+};
+
+/**
+ * struct drm_rsvm_gem_mmap_offset - where to mmap() a buffer object.
+ * @handle: from GEM_CREATE.
+ * @pad: must be zero.
+ * @offset: returned: for mmap() of the device's file with MAP_SHARED. All of
+ *	the object is mapped at once.
+ *
+ * The mapping stays as it is wherever the object moves.
+ */
+struct drm_rsvm_gem_mmap_offset {
+	__u32 handle;
+	__u32 pad;
+	__u64 offset;
+};
+
+/* What VM_BIND does. */
+#define DRM_RSVM_BIND_OP_MAP		0 /* bind a buffer object */
+#define DRM_RSVM_BIND_OP_UNMAP		1 /* unbind whatever is bound */
+
+#define DRM_RSVM_BIND_READ_ONLY		(1 << 0) /* MAP: writes are fatal faults */
+
+/**
+ * struct drm_rsvm_vm_bind - bind a buffer object to addresses of a mirror.
+ * @vm_id: from VM_CREATE.
+ * @op: DRM_RSVM_BIND_OP_*.
+ * @handle: MAP: from GEM_CREATE; else zero.
+ * @flags: MAP: DRM_RSVM_BIND_*; else zero.
+ * @addr: first byte, a multiple of the page size.
+ * @range: in bytes, whole pages.
+ * @offset: MAP: the byte of the object at @addr, a multiple of the page size;
+ *	else zero.
+ *
+ * In a bound range the device sees the object, whatever the process has at
+ * these addresses, which are best reserved with mmap(PROT_NONE). What was bound
+ * there before is replaced. Where nothing is bound any more the device sees the
+ * memory of the process again. A binding keeps the object alive.
+ *
+ * When this returns no access of the device by the old meaning of the range is
+ * under way. Work that uses the range meanwhile sees either.
+ */
+struct drm_rsvm_vm_bind {
+	__u32 vm_id;
+	__u32 op;
+	__u32 handle;
+	__u32 flags;
+	__u64 addr;
+	__u64 range;
+	__u64 offset;
+};
+
+/*
+ * Attributes of ranges of a mirror. They belong to addresses, whatever is mapped
+ * there, and stay until they are set again or the mirror is destroyed.
+ */
+/*
+ * Where pages are to be: DRM_RSVM_SVM_LOCATION_*. ANY: they move to device memory
+ * when the device uses them, if a granule of them is there to be moved. VRAM:
+ * all of a granule moves when the device uses some of it, and what is not backed
+ * yet is allocated there. SYSTEM: they stay, the device reaches them on the bus.
+ */
+#define DRM_RSVM_SVM_ATTR_PREFERRED_LOCATION	0
+/* What atomics of the device need: DRM_RSVM_SVM_ATOMIC_*. */
+#define DRM_RSVM_SVM_ATTR_ATOMIC_MODE		1
+/* How much moves at once: bytes, a power of two from 4 KiB to 2 MiB. */
+#define DRM_RSVM_SVM_ATTR_GRANULARITY		2
+/* 1: pages never move to device memory, not even by SVM_MIGRATE; 0: they may. */
+#define DRM_RSVM_SVM_ATTR_NO_MIGRATE		3
+
+#define DRM_RSVM_SVM_LOCATION_ANY		0 /* the default */
+#define DRM_RSVM_SVM_LOCATION_SYSTEM		1
+#define DRM_RSVM_SVM_LOCATION_VRAM		2
+
+#define DRM_RSVM_SVM_ATOMIC_AUTO		0 /* the default, and so far the only one */
+
+/**
+ * struct drm_rsvm_svm_attr - one attribute.
+ * @type: DRM_RSVM_SVM_ATTR_*; an unknown one is -EINVAL.
+ * @pad: must be zero.
+ * @value: of the attribute.
+ */
+struct drm_rsvm_svm_attr {
+	__u32 type;
+	__u32 pad;
+	__u64 value;
+};
+
+/* Most attributes in one call. */
+#define DRM_RSVM_SVM_MAX_ATTRS		64
+
+/**
+ * struct drm_rsvm_svm_set_attr - set attributes of a range.
+ * @vm_id: from VM_CREATE.
+ * @flags: must be zero.
+ * @addr: first byte, a multiple of the page size.
+ * @len: in bytes, whole pages. Nothing has to be mapped there yet.
+ * @attrs: pointer to an array of struct drm_rsvm_svm_attr.
+ * @count: how many, 1 to DRM_RSVM_SVM_MAX_ATTRS; of the same type the last holds.
+ * @stride: bytes from one to the next: a multiple of 8, and at least their size.
+ *	Bytes between them must be zero.
+ *
+ * What they ask for happens when the device uses the pages next; nothing moves
+ * now. -ENOSPC: the mirror has too many ranges that differ. On error nothing
+ * changed.
+ */
+struct drm_rsvm_svm_set_attr {
+	__u32 vm_id;
+	__u32 flags;
+	__u64 addr;
+	__u64 len;
+	__u64 attrs;
+	__u32 count;
+	__u32 stride;
+};
+
+/* Where a page is and what the device may do with it, one byte for each page. */
+#define DRM_RSVM_SVM_PAGE_SYSTEM	(1 << 0) /* in system memory */
+#define DRM_RSVM_SVM_PAGE_VRAM		(1 << 1) /* in memory of this device */
+#define DRM_RSVM_SVM_PAGE_READ		(1 << 2) /* mapped by the device */
+#define DRM_RSVM_SVM_PAGE_WRITE		(1 << 3) /* mapped by the device for writing */
+
+/**
+ * struct drm_rsvm_svm_get_attr - tell attributes, and where the pages are.
+ * @vm_id: from VM_CREATE.
+ * @flags: must be zero.
+ * @addr: first byte, a multiple of the page size.
+ * @len: in bytes, whole pages, at most DRM_RSVM_SVM_MAX_GET_LEN.
+ * @attrs: pointer to an array of struct drm_rsvm_svm_attr whose types are filled
+ *	in; the values, of the page at @addr, are returned.
+ * @pages: pointer to @len / 4096 bytes, which get DRM_RSVM_SVM_PAGE_* of each
+ *	page, or 0.
+ * @count: of attributes, 0 to DRM_RSVM_SVM_MAX_ATTRS.
+ * @stride: as for SVM_SET_ATTR; 0 if @count is.
+ * @same_len: returned: for how many bytes from @addr on, at most @len, all
+ *	attributes are the same.
+ * @system: returned: bytes in system memory.
+ * @vram: returned: bytes in memory of this device.
+ * @mapped_read: returned: bytes that the device has mapped, whatever the rights.
+ * @mapped_write: returned: those it has mapped for writing.
+ *
+ * What is in neither kind of memory is not present. The answer is true for each
+ * page at some time during the call. -ENOENT: nothing is mapped in the range by
+ * the process. It waits, killably, for faults of the same mirror that are being
+ * served.
+ */
+struct drm_rsvm_svm_get_attr {
+	__u32 vm_id;
+	__u32 flags;
+	__u64 addr;
+	__u64 len;
+	__u64 attrs;
+	__u64 pages;
+	__u32 count;
+	__u32 stride;
+	__u64 same_len;
+	__u64 system;
+	__u64 vram;
+	__u64 mapped_read;
+	__u64 mapped_write;
+};
+
+#define DRM_RSVM_SVM_MAX_GET_LEN	(1ULL << 32)
+
+/**
+ * struct drm_rsvm_svm_range - addresses of a process.
+ * @addr: first byte, a multiple of the page size.
+ * @len: in bytes, whole pages.
+ */
+struct drm_rsvm_svm_range {
+	__u64 addr;
+	__u64 len;
+};
+
+/* Most ranges in one call. */
+#define DRM_RSVM_SVM_MAX_RANGES		1024
+
+/**
+ * struct drm_rsvm_svm_migrate - move pages now rather than when they are used.
+ * @vm_id: from VM_CREATE.
+ * @flags: must be zero.
+ * @location: DRM_RSVM_SVM_LOCATION_SYSTEM or _VRAM.
+ * @num_ranges: how many, 1 to DRM_RSVM_SVM_MAX_RANGES.
+ * @ranges: pointer to an array of struct drm_rsvm_svm_range.
+ * @fence_addr: where @fence_value is written when everything was tried: a
+ *	pointer, 8-byte aligned, or 0 for no fence.
+ * @fence_value: what to write.
+ *
+ * Returns at once; the pages move while the process and the device go on. What
+ * cannot move, because it is no private anonymous memory, in use by the kernel or
+ * forbidden by DRM_RSVM_SVM_ATTR_NO_MIGRATE, or because there is no room, stays:
+ * SVM_GET_ATTR tells. To device memory, unbacked anonymous memory is allocated
+ * there, zeroed, and the device gets everything mapped that it moved.
+ *
+ * The fence is not written when the mirror is destroyed first, or if the memory
+ * is not writable then.
+ *
+ * -ENOENT: nothing is mapped in one of the ranges. -EBUSY: more than
+ * DRM_RSVM_SVM_MAX_PENDING calls have not finished.
+ */
+struct drm_rsvm_svm_migrate {
+	__u32 vm_id;
+	__u32 flags;
+	__u32 location;
+	__u32 num_ranges;
+	__u64 ranges;
+	__u64 fence_addr;
+	__u64 fence_value;
+};
+
+#define DRM_RSVM_SVM_MAX_PENDING	256
 
 /* An enum rather than macros, so that bindings in other languages get the values. */
 enum {
@@ -270,6 +508,19 @@ enum {
 		DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_WAIT_USER_FENCE, struct drm_rsvm_wait_user_fence),
 	DRM_IOCTL_RSVM_EVENT_OPEN =
 		DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_EVENT_OPEN, struct drm_rsvm_event_open),
+	DRM_IOCTL_RSVM_GEM_CREATE =
+		DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_GEM_CREATE, struct drm_rsvm_gem_create),
+	DRM_IOCTL_RSVM_GEM_MMAP_OFFSET =
+		DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_GEM_MMAP_OFFSET,
+			 struct drm_rsvm_gem_mmap_offset),
+	DRM_IOCTL_RSVM_VM_BIND =
+		DRM_IOW(DRM_COMMAND_BASE + DRM_RSVM_VM_BIND, struct drm_rsvm_vm_bind),
+	DRM_IOCTL_RSVM_SVM_SET_ATTR =
+		DRM_IOW(DRM_COMMAND_BASE + DRM_RSVM_SVM_SET_ATTR, struct drm_rsvm_svm_set_attr),
+	DRM_IOCTL_RSVM_SVM_GET_ATTR =
+		DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_SVM_GET_ATTR, struct drm_rsvm_svm_get_attr),
+	DRM_IOCTL_RSVM_SVM_MIGRATE =
+		DRM_IOW(DRM_COMMAND_BASE + DRM_RSVM_SVM_MIGRATE, struct drm_rsvm_svm_migrate),
 };
 
 #if defined(__cplusplus)

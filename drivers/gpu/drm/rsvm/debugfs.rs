@@ -40,6 +40,8 @@ pub(crate) fn new(
     };
     let scope = Scope::dir(Ok::<_, Error>(data), &name, |data, dir| {
         dir.read_callback_file(c"stats", data, &show_stats);
+        let residency = &data.gpu.vram.residency_ms;
+        dir.read_write_file(c"vram_residency_ms", residency);
         dir.read_write_file(c"inject_collision", &INJECT.collision);
         dir.read_write_file(c"inject_commit_delay_us", &INJECT.commit_delay_us);
         dir.read_write_file(
@@ -54,6 +56,17 @@ pub(crate) fn new(
 fn show_stats(data: &Data, f: &mut kernel::fmt::Formatter<'_>) -> fmt::Result {
     let mut result = Ok(());
     data.stats.total().for_each(|name, value| {
+        result = result.and_then(|()| writeln!(f, "{name} {value}"));
+    });
+    result?;
+    for (name, value) in data.gpu.copy.counters.all() {
+        writeln!(f, "{name} {value}")?;
+    }
+    data.gpu.vram.for_each_stat(|name, value| {
+        result = result.and_then(|()| writeln!(f, "{name} {value}"));
+    });
+    result?;
+    data.gpu.pagemap.data().for_each_stat(|name, value| {
         result = result.and_then(|()| writeln!(f, "{name} {value}"));
     });
     result?;

@@ -3,11 +3,9 @@
 //! Probe and unbind, and what the DRM core is told.
 
 use crate::{
+    bo,
     debugfs,
-    file::{
-        File,
-        Object, //
-    },
+    file::File,
     gpu::{
         Gpu,
         Regs, //
@@ -31,7 +29,6 @@ use kernel::{
     },
     drm::{
         self,
-        gem,
         ioctl, //
     },
     io::Io,
@@ -85,7 +82,8 @@ impl Gpu {
         let doorbells = NV_RUNLIST_DOORBELL_EN::zeroed().with_enable(true);
         self.regs.with(|bar| bar.write_reg(doorbells))?;
         self.tlb
-            .start(&self.regs, &self.state, &mut self.kernel_runlist.lock())
+            .start(&self.regs, &self.state, &mut self.kernel_runlist.lock())?;
+        self.start_copies()
     }
 }
 
@@ -109,6 +107,7 @@ impl pci::Driver for RsvmDriver {
         // Whatever fails from here on leaves nothing running.
         let running = Running(Some(gpu.clone()));
         gpu.start()?;
+        gpu.open_memory()?;
 
         let stats = Arc::pin_init(Stats::new(), GFP_KERNEL)?;
         let debugfs = debugfs::new(pdev.as_ref(), &gpu, &stats)?;
@@ -166,7 +165,7 @@ impl drm::Driver for RsvmDriver {
     type Data = DrmData;
     type RegistrationData<'a> = ();
     type File = File;
-    type Object = gem::Object<Object>;
+    type Object = bo::Object;
     type ParentDevice<Ctx: DeviceContext> = pci::Device<Ctx>;
 
     const INFO: drm::DriverInfo = INFO;
@@ -196,5 +195,31 @@ impl drm::Driver for RsvmDriver {
             unguarded File::wait_user_fence
         ),
         (RSVM_EVENT_OPEN, drm_rsvm_event_open, ioctl::RENDER_ALLOW, unguarded File::event_open),
+        (RSVM_GEM_CREATE, drm_rsvm_gem_create, ioctl::RENDER_ALLOW, unguarded File::gem_create),
+        (
+            RSVM_GEM_MMAP_OFFSET,
+            drm_rsvm_gem_mmap_offset,
+            ioctl::RENDER_ALLOW,
+            unguarded File::gem_mmap_offset
+        ),
+        (RSVM_VM_BIND, drm_rsvm_vm_bind, ioctl::RENDER_ALLOW, unguarded File::vm_bind),
+        (
+            RSVM_SVM_SET_ATTR,
+            drm_rsvm_svm_set_attr,
+            ioctl::RENDER_ALLOW,
+            unguarded File::svm_set_attr
+        ),
+        (
+            RSVM_SVM_GET_ATTR,
+            drm_rsvm_svm_get_attr,
+            ioctl::RENDER_ALLOW,
+            unguarded File::svm_get_attr
+        ),
+        (
+            RSVM_SVM_MIGRATE,
+            drm_rsvm_svm_migrate,
+            ioctl::RENDER_ALLOW,
+            unguarded File::svm_migrate
+        ),
     }
 }

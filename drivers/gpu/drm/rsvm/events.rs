@@ -4,7 +4,10 @@
 
 use crate::{
     fault::FaultInfo,
-    svm::device::Access, //
+    svm::{
+        device::Access,
+        policy::Location, //
+    }, //
 };
 use kernel::{
     fs::{
@@ -46,7 +49,11 @@ use zerocopy_derive::Immutable;
 const CAPACITY: usize = 1024;
 
 /// All event types, as a mask.
-const ALL: u32 = 1 << uapi::DRM_RSVM_EVENT_FAULT | 1 << uapi::DRM_RSVM_EVENT_FATAL_FAULT;
+const ALL: u32 = 1 << uapi::DRM_RSVM_EVENT_FAULT
+    | 1 << uapi::DRM_RSVM_EVENT_FATAL_FAULT
+    | 1 << uapi::DRM_RSVM_EVENT_MIGRATE
+    | 1 << uapi::DRM_RSVM_EVENT_EVICT
+    | 1 << uapi::DRM_RSVM_EVENT_THRASH;
 
 /// `struct drm_rsvm_event`, as bytes without padding.
 #[repr(C)]
@@ -155,6 +162,35 @@ impl Events {
                 info.addr,
                 access_code(info.access, info.execute),
             )
+        });
+    }
+
+    /// `len` bytes from `addr` on moved to `to`. May sleep.
+    pub(crate) fn migrated(&self, addr: u64, len: usize, to: Location) {
+        self.post(uapi::DRM_RSVM_EVENT_MIGRATE, || Record {
+            len: len as u64,
+            reason: match to {
+                Location::Any => uapi::DRM_RSVM_SVM_LOCATION_ANY,
+                Location::System => uapi::DRM_RSVM_SVM_LOCATION_SYSTEM,
+                Location::Vram => uapi::DRM_RSVM_SVM_LOCATION_VRAM,
+            },
+            ..Record::new(uapi::DRM_RSVM_EVENT_MIGRATE, addr, 0)
+        });
+    }
+
+    /// `len` bytes somewhere in the mirror left device memory to make room. May sleep.
+    pub(crate) fn evicted(&self, len: u64) {
+        self.post(uapi::DRM_RSVM_EVENT_EVICT, || Record {
+            len,
+            ..Record::new(uapi::DRM_RSVM_EVENT_EVICT, 0, 0)
+        });
+    }
+
+    /// `len` bytes from `addr` on stay in system memory for a while. May sleep.
+    pub(crate) fn thrashing(&self, addr: u64, len: usize) {
+        self.post(uapi::DRM_RSVM_EVENT_THRASH, || Record {
+            len: len as u64,
+            ..Record::new(uapi::DRM_RSVM_EVENT_THRASH, addr, 0)
         });
     }
 

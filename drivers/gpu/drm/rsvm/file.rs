@@ -7,7 +7,13 @@
 //!
 //! Lock order: `Vm::open` > `File::ids`.
 
+mod svm;
+
 use crate::{
+    bo::{
+        self,
+        Bo, //
+    },
     driver::RsvmDriver,
     fence::{
         self,
@@ -22,14 +28,19 @@ use crate::{
 use kernel::{
     drm::{
         self,
-        gem,
+        gem::BaseObject,
         Ioctl, //
     },
     fs::file::{
         flags,
         FileDescriptorReservation, //
     },
+    mm::addr::{
+        PageRange,
+        VirtAddr, //
+    },
     new_mutex,
+    page::PAGE_SIZE,
     prelude::*,
     rbtree::RBTree,
     sync::{
@@ -161,6 +172,12 @@ fn fence_address(addr: u64) -> Result<u64> {
     }
 }
 
+/// Whole pages, not none.
+fn page_range(addr: u64, len: u64) -> Result<PageRange> {
+    let end = addr.checked_add(len).ok_or(EINVAL)?;
+    PageRange::new(VirtAddr::try_from(addr)?, VirtAddr::try_from(end)?)
+}
+
 /// A wedged device still lets go of what it has.
 fn check_bound(gpu: &Gpu) -> Result {
     match gpu.check() {
@@ -181,11 +198,10 @@ impl File {
             uapi::DRM_RSVM_PARAM_VA_BITS => u64::from(gpu.va_bits()),
             uapi::DRM_RSVM_PARAM_MMU_VERSION => u64::from(gpu.mmu_version()),
             uapi::DRM_RSVM_PARAM_PAGE_SIZES => Gpu::page_sizes(),
-            // Neither kind of memory takes part in atomics: see `Access::Atomic` in the mirror.
-            uapi::DRM_RSVM_PARAM_ATOMICS => 0,
+            // System memory takes no part in atomics: see `Access::Atomic` in the mirror.
+            uapi::DRM_RSVM_PARAM_ATOMICS => u64::from(uapi::DRM_RSVM_ATOMICS_VRAM),
             uapi::DRM_RSVM_PARAM_VRAM_TOTAL => gpu.vram_total(),
-            // None of it is used.
-            uapi::DRM_RSVM_PARAM_VRAM_FREE => gpu.vram_total(),
+            uapi::DRM_RSVM_PARAM_VRAM_FREE => gpu.vram.bytes_free(),
             uapi::DRM_RSVM_PARAM_MAX_QUEUES => u64::from(Gpu::max_queues()),
             uapi::DRM_RSVM_PARAM_MAX_PUSH_DWORDS => Queue::MAX_PUSH_DWORDS as u64,
             uapi::DRM_RSVM_PARAM_COMPUTE_CLASS => u64::from(Gpu::compute_class()),
@@ -205,7 +221,7 @@ impl File {
         device.gpu.check()?;
         let this = file.inner();
         let task = current!();
-        let vm = Vm::new(&device.gpu, task.mm().ok_or(EINVAL)?)?;
+        let vm = Vm::new(device, &device.gpu, task.mm().ok_or(EINVAL)?)?;
         let result = this.keep_vm(&vm);
         match result {
             Ok(id) => args.vm_id = id,
@@ -348,6 +364,61 @@ impl File {
         Ok(0)
     }
 
+    pub(crate) fn gem_create(
+        device: &Device,
+        args: &mut uapi::drm_rsvm_gem_create,
+        file: &DrmFile,
+    ) -> Result<u32> {
+        zero(&[args.flags])?;
+        device.gpu.check()?;
+        let object = Bo::create(device, &device.gpu, args.size)?;
+        args.handle = object.create_handle(file)?;
+        Ok(0)
+    }
+
+    pub(crate) fn gem_mmap_offset(
+        device: &Device,
+        args: &mut uapi::drm_rsvm_gem_mmap_offset,
+        file: &DrmFile,
+    ) -> Result<u32> {
+        zero(&[args.pad])?;
+        let object = bo::lookup(file, args.handle)?;
+        check_bound(&device.gpu)?;
+        args.offset = object.backing()?.mmap_offset().ok_or(ENOENT)?;
+        Ok(0)
+    }
+
+    pub(crate) fn vm_bind(
+        device: &Device,
+        args: &mut uapi::drm_rsvm_vm_bind,
+        file: &DrmFile,
+    ) -> Result<u32> {
+        let range = page_range(args.addr, args.range)?;
+        if args.offset % PAGE_SIZE as u64 != 0 {
+            return Err(EINVAL);
+        }
+        let is_map = match args.op {
+            uapi::DRM_RSVM_BIND_OP_MAP => true,
+            uapi::DRM_RSVM_BIND_OP_UNMAP => false,
+            _ => return Err(EINVAL),
+        };
+        let unknown = args.flags & !uapi::DRM_RSVM_BIND_READ_ONLY;
+        if unknown != 0 || !is_map && (args.handle, args.flags, args.offset) != (0, 0, 0) {
+            return Err(EINVAL);
+        }
+        let vm = file.inner().ids.lock().vms.get(args.vm_id)?;
+        vm.check_owner()?;
+        if !is_map {
+            check_bound(&device.gpu)?;
+            return vm.unbind(range).map(|()| 0);
+        }
+        let object = bo::lookup(file, args.handle)?;
+        device.gpu.check()?;
+        let write = args.flags & uapi::DRM_RSVM_BIND_READ_ONLY == 0;
+        vm.bind(range, &object, args.offset, write)?;
+        Ok(0)
+    }
+
     /// Gives `vm` a number, and counts it.
     fn keep_vm(&self, vm: &Arc<Vm>) -> Result<u32> {
         self.stats.add(vm)?;
@@ -388,22 +459,5 @@ impl PinnedDrop for File {
             let Some(vm) = vm else { break };
             self.destroy_vm(&vm);
         }
-    }
-}
-
-/// A GEM object. The DRM core wants a type; no ioctl makes one.
-#[pin_data]
-pub(crate) struct Object {}
-
-impl gem::DriverObject for Object {
-    type Driver = RsvmDriver;
-    type Args = ();
-
-    fn new(
-        _device: &drm::Device<RsvmDriver>,
-        _size: usize,
-        _args: Self::Args,
-    ) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {})
     }
 }

@@ -2,11 +2,17 @@
 
 //! The device as the driver sees it.
 //!
-//! Locks, outermost first: a runlist, a queue's channel, a fault buffer, the table of queues, the
-//! invalidation lock (`mmu::tlb`). The list of spaces is a leaf. Page-table locks are outside of
-//! the invalidation lock and of none of the others.
+//! Locks, outermost first: a channel of the copy engine, a runlist, preemption, a queue's channel, a fault
+//! buffer, the table of queues, the invalidation lock (`mmu::tlb`). The list of spaces is a leaf.
+//! Page-table locks are outside of the invalidation lock and of none of the others.
 
 use crate::{
+    aperture::Aperture,
+    bo::Bindings,
+    copy::{
+        CopyEngine,
+        Place, //
+    },
     fault::buffer::FaultBuffers,
     fault::complete,
     fence::Wakeup,
@@ -15,6 +21,11 @@ use crate::{
         Hal, //
     },
     hw::method::compute,
+    migrate::memory::{
+        self,
+        Evictor,
+        Memory, //
+    },
     mmu::{
         pgtable::{
             PageTables,
@@ -50,9 +61,15 @@ use crate::{
             Pdb,
             Source,
             Tables,
+            Target,
+            Transfer,
             Wedged, //
         },
         space::Space, //
+    },
+    vram::{
+        self,
+        Vram, //
     },
 };
 use kernel::{
@@ -62,11 +79,18 @@ use kernel::{
         Device, //
     },
     io::Io,
-    mm::addr::PageRange,
+    mm::{
+        addr::PageRange,
+        memremap::{
+            LivePagemap,
+            Pagemap, //
+        },
+    },
     new_mutex,
     page::PAGE_SIZE,
     pci,
     prelude::*,
+    str::CString,
     sync::{
         Arc,
         Mutex, //
@@ -102,14 +126,25 @@ pub(crate) struct Gpu {
     pub(crate) dev: BoundHandle,
     pub(crate) pool: Arc<TablePool>,
     vram_size: u64,
+    pub(crate) aperture: Aperture,
+    pub(crate) vram: vram::Owner,
+    pub(crate) pagemap: Arc<Pagemap<Memory>>,
+    /// Taken out when the driver is unbound.
+    #[pin]
+    live: Mutex<Option<LivePagemap<Memory>>>,
     #[pin]
     wakeup: Wakeup,
     #[pin]
     pub(crate) tlb: Tlb,
     #[pin]
+    pub(crate) copy: CopyEngine,
+    #[pin]
     pub(crate) kernel_runlist: Mutex<Runlist>,
     #[pin]
     pub(crate) user_runlist: Mutex<Runlist>,
+    /// Held by who takes a channel off its engine: there is one register for that.
+    #[pin]
+    pub(crate) preemption: Mutex<()>,
     #[pin]
     pub(crate) queues: Queues,
     #[pin]
@@ -144,6 +179,11 @@ impl Gpu {
         // What a driver before us left behind.
         regs.with(|bar| bar.write_reg(regs::SOFT_RESET::zeroed().with_reset(true)))?;
 
+        let aperture = Aperture::new(pdev, vram_size)?;
+        let region = CString::try_from_fmt(kernel::prelude::fmt!("drm/{}/vram0", dev.name()))?;
+        let vram = Vram::new(vram_size, &region)?;
+        let pages = u32::try_from(vram_size / PAGE_SIZE as u64)?;
+        let live = LivePagemap::new(pages, c"rsvm vram", Memory::new(vram.clone())?)?;
         let handle = BoundHandle::new(dev)?;
         let pool = TablePool::new()?;
         let kernel_runlist = Runlist::new(dev, runlist::KERNEL)?;
@@ -153,20 +193,48 @@ impl Gpu {
             try_pin_init!(Self {
                 faults <- FaultBuffers::new(dev, &regs),
                 tlb <- Tlb::new(dev, hal, &tables),
+                copy <- CopyEngine::new(dev, hal, &tables),
                 hal,
                 regs,
                 state: State::new(master),
                 dev: handle,
                 pool,
+                aperture,
+                vram,
+                pagemap: live.clone(),
+                live <- new_mutex!(Some(live), "rsvm_pagemap"),
                 vram_size,
                 wakeup <- Wakeup::new(),
                 kernel_runlist <- new_mutex!(kernel_runlist, "rsvm_kernel_runlist"),
                 user_runlist <- new_mutex!(user_runlist, "rsvm_user_runlist"),
+                preemption <- new_mutex!((), "rsvm_preemption"),
                 queues <- Queues::new(),
                 spaces <- new_mutex!(KVec::new(), "rsvm_spaces"),
             }? Error),
             GFP_KERNEL,
         )
+    }
+
+    /// Lets processes have device memory: pages can be moved from here on.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn open_memory(self: &Arc<Self>) -> Result {
+        let evictor = Evictor::new(self.clone(), self.pagemap.clone());
+        self.vram.set_mover(Arc::new(evictor, GFP_KERNEL)?);
+        self.pagemap.data().attach(self.clone());
+        Ok(())
+    }
+
+    /// What is left in device memory is lost to the processes that have it. Idempotent.
+    pub(crate) fn close_memory(&self) {
+        self.pagemap.data().detach();
+        self.vram.close();
+        let live = self.live.lock().take();
+        if let Some(live) = live {
+            memory::release(live);
+        }
     }
 
     pub(crate) fn mmu_version(&self) -> u32 {
@@ -294,6 +362,8 @@ impl Mmu for Gpu {
     type Tables = PageTables;
     type Reserve = Reserve;
     type InFlight = InFlight;
+    type Bindings = Bindings;
+    type Memory = Memory;
 
     fn new_tables(&self) -> Result<PageTables> {
         let dev = self.dev.enter().ok_or(ENODEV)?;
@@ -340,5 +410,24 @@ impl Mmu for Gpu {
 
     fn is_gone(&self) -> bool {
         self.check().is_err()
+    }
+
+    fn memory(&self) -> Option<(&Pagemap<Memory>, &Arc<Vram>)> {
+        Some((&self.pagemap, &self.vram))
+    }
+
+    fn transfer(&self, transfers: &mut dyn Iterator<Item = Transfer>) -> Result {
+        let place = |target| match target {
+            Target::System(addr) => Place::System(addr),
+            Target::Vram(offset) => Place::Vram(offset),
+        };
+        let mut batch = self.copy_batch()?;
+        for Transfer { from, to, len } in transfers {
+            match from {
+                Some(from) => batch.copy(place(from), place(to), len)?,
+                None => batch.zero(place(to), len)?,
+            }
+        }
+        Ok(batch.submit()?.wait()?)
     }
 }

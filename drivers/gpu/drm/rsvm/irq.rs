@@ -40,18 +40,20 @@ use kernel::{
     sync::Arc, //
 };
 
-/// Vectors in use: subtree 0 has the compute engine, 1 the replayable fault buffer, 2 the other
-/// fault buffer, errors and the host.
-const SUBTREES: u32 = 3;
+/// Vectors in use: subtree 0 has what the engines finished, 1 the replayable fault buffer, 2 the
+/// other fault buffer, errors and the host, 3 errors of the copy engine.
+const SUBTREES: u32 = 4;
 
 /// Sources that are let through.
-const ENABLED: [u32; 6] = [
+const ENABLED: [u32; 8] = [
     vector::COMPUTE,
+    vector::COPY,
     vector::REPLAYABLE,
     vector::REPLAYABLE_ERROR,
     vector::NON_REPLAYABLE,
     vector::NON_REPLAYABLE_ERROR,
     vector::PFIFO,
+    vector::COPY_ERROR,
 ];
 
 /// The handler of one subtree.
@@ -84,20 +86,33 @@ impl ThreadedHandler for Subtree {
     fn handle_threaded(&self) -> IrqReturn {
         // An error means that the driver is being unbound; nothing is left to be done then.
         let _ = match self.index {
-            0 => self.compute(),
+            0 => self.finished(),
             1 => self.gpu.drain_replayable(true),
-            _ => self.host(),
+            2 => self.host(),
+            _ => self.copy_error(),
         };
         IrqReturn::Handled
     }
 }
 
 impl Subtree {
-    /// A user fence was written.
-    fn compute(&self) -> Result {
-        let (leaf, bit) = vector::leaf(vector::COMPUTE);
-        self.gpu.clear_leaf(leaf, bit)?;
+    /// A user fence or a semaphore of the copy engine was written. All who wait look at memory, so
+    /// that the leaf need not be read.
+    fn finished(&self) -> Result {
+        // Those who wait for what was done by now need not wait for the register.
+        self.gpu.copy.notify();
+        let (leaf, compute) = vector::leaf(vector::COMPUTE);
+        let (_, copy) = vector::leaf(vector::COPY);
+        self.gpu.clear_leaf(leaf, compute | copy)?;
+        self.gpu.copy.notify();
         self.gpu.wakeup().notify_all();
+        Ok(())
+    }
+
+    fn copy_error(&self) -> Result {
+        let (leaf, bit) = vector::leaf(vector::COPY_ERROR);
+        self.gpu.clear_leaf(leaf, bit)?;
+        self.gpu.copy.notify_error();
         Ok(())
     }
 
@@ -120,6 +135,7 @@ impl Subtree {
             let intr = gpu.regs.with(|bar| bar.read(NV_PFIFO_INTR))?;
             gpu.regs.with(|bar| bar.write_reg(intr))?;
             if intr.pbdma() {
+                gpu.copy.notify_error();
                 queue::report_stopped_channels(gpu)?;
             }
             if intr.sched() || intr.bind() {

@@ -247,6 +247,7 @@ impl Queue {
         let gpu = &self.gpu;
         let regs = &gpu.regs;
         runlist::disable(regs, channel.chid)?;
+        let turn = gpu.preemption.lock();
         runlist.preempt(regs, channel.chid)?;
         let start = Instant::<Monotonic>::now();
         let mut pause = Delta::from_micros(50);
@@ -270,6 +271,7 @@ impl Queue {
             fsleep(pause);
             pause = Delta::from_micros((pause.as_micros_ceil() * 2).min(10_000));
         }
+        drop(turn);
         gpu.flush_replayable()?;
         runlist.remove(regs, channel.chid)?;
         // Nothing of the tables stays in a cache, of the channel's own nor of the space's.

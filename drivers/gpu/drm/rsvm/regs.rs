@@ -86,6 +86,12 @@ register! {
         3:0 scale;
     }
 
+    /// Errors of the copy engine; write 1 to clear.
+    pub(crate) NV_LCE_STATUS(u32) @ 0x104410 {
+        3:3 invalid_config => bool;
+        2:2 launch_error => bool;
+    }
+
     /// Instance block of a channel; written whole, with `bind` set, it starts to count.
     pub(crate) NV_CHANNEL_INST(u32)[CHANNELS, stride = 8] @ 0x800000 {
         31:31 bind => bool;
@@ -207,6 +213,8 @@ pub(crate) mod error {
 pub(crate) mod vector {
     /// The compute engine released a semaphore that asked for an interrupt.
     pub(crate) const COMPUTE: u32 = 0;
+    /// A launch of the copy engine that asked for an interrupt is done.
+    pub(crate) const COPY: u32 = 1;
     /// Replayable fault buffer: no longer empty.
     pub(crate) const REPLAYABLE: u32 = 64;
     /// Replayable fault buffer: overflow.
@@ -217,6 +225,8 @@ pub(crate) mod vector {
     pub(crate) const NON_REPLAYABLE_ERROR: u32 = 133;
     /// Something in `NV_PFIFO_INTR`.
     pub(crate) const PFIFO: u32 = 136;
+    /// The copy engine refused a launch.
+    pub(crate) const COPY_ERROR: u32 = 193;
 
     /// The leaf register that has `vector`, and its bit there.
     pub(crate) const fn leaf(vector: u32) -> (usize, u32) {

@@ -25,12 +25,18 @@ use kernel::{
         Full,
         Release, //
     },
-    time::Delta, //
+    time::{
+        Delta,
+        Instant, //
+    }, //
 };
 
 /// How long the device may take for what never depends on the service of a fault. An emulated
 /// one on a busy machine is slow.
 pub(crate) const BOUND: Delta = Delta::from_secs(10);
+
+/// How long unbinding tries to bring back what is in device memory.
+const EVICT_BOUND: Delta = Delta::from_secs(10);
 
 /// How far the device is on its way out.
 pub(crate) struct State {
@@ -95,14 +101,19 @@ impl Gpu {
             }
         }
         self.wakeup().notify_all();
+        self.copy.notify();
     }
 
-    /// Gives the device up if it is not on the bus any more.
-    pub(crate) fn check_presence(&self) {
-        let boot = self.regs.with(|bar| bar.read(regs::NV_PMC_BOOT_0));
-        if boot.is_ok_and(|boot| boot.into_raw() == u32::MAX) {
+    /// Tells whether the device is on the bus and bound; gives it up if it was pulled out.
+    pub(crate) fn check_presence(&self) -> bool {
+        let Ok(boot) = self.regs.with(|bar| bar.read(regs::NV_PMC_BOOT_0)) else {
+            return false;
+        };
+        let present = boot.into_raw() != u32::MAX;
+        if !present {
             self.wedge("the device does not answer", ENODEV);
         }
+        present
     }
 
     /// Makes the device one that is being unbound: nothing new is started, who waits gets an error.
@@ -117,9 +128,22 @@ impl Gpu {
         self.leave();
         self.check_presence();
 
+        // What is in device memory comes back while there is somebody to bring it.
+        let left = self.vram.evict_all(Instant::now() + EVICT_BOUND);
+        if left != 0 {
+            if let Some(dev) = self.dev.enter() {
+                dev_warn!(
+                    dev,
+                    "{} KiB of device memory are still in use\n",
+                    left >> 10
+                );
+            }
+        }
+
         // Engines. Queues first, their faults are cancelled while interrupts still come.
         self.queues.destroy_all(self);
         let spaces = self.take_spaces();
+        self.copy.stop();
         self.disable_interrupts();
         self.faults.disable(&self.regs);
 
@@ -136,6 +160,7 @@ impl Gpu {
         for space in &spaces {
             space.detach();
         }
+        self.close_memory();
         // Nobody allocates or maps from here on; what a blocked worker still holds goes with the
         // device's other resources right after this.
         self.dev.close();

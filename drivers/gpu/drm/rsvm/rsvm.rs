@@ -7,6 +7,9 @@
 //! its completion. `svm`, the mirror of an address space, knows the hardware through a trait only.
 //! `driver`, `file` and what is around them are the interfaces to the kernel and to users.
 
+mod aperture;
+mod bo;
+mod copy;
 mod debugfs;
 mod dma;
 mod driver;
@@ -18,6 +21,7 @@ mod gpu;
 mod hal;
 mod hw;
 mod irq;
+mod migrate;
 mod mmu;
 mod queue;
 mod regs;
@@ -25,6 +29,7 @@ mod reset;
 mod stats;
 mod svm;
 mod vm;
+mod vram;
 
 use kernel::{
     driver::Registration,

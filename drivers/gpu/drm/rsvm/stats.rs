@@ -98,8 +98,17 @@ impl Stats {
             ("dirtied", total.dirtied.get()),
             ("retries", total.collisions.get()),
             ("temp-intervals", total.temporary_intervals.get()),
+            ("migrations", total.migrations.get()),
+            ("to-vram", total.pages_to_vram.get()),
+            ("zeroed", total.pages_zeroed.get()),
+            ("recalled", total.pages_recalled.get()),
+            ("thrashed", total.pages_thrashed.get()),
         ] {
             drm_print!(printer, "rsvm-{}:\t{}\n", key, value);
+        }
+        let resident: u64 = self.inner.lock().live.iter().map(|vm| vm.resident()).sum();
+        for key in ["total", "resident", "memory"] {
+            drm_print!(printer, "drm-{}-vram:\t{} KiB\n", key, resident >> 10);
         }
     }
 }

@@ -2,9 +2,13 @@
 
 //! The mirrored address space of a process. Nothing in here knows which GPU it is for.
 
+pub(crate) mod bound;
 pub(crate) mod counters;
 pub(crate) mod device;
 pub(crate) mod inject;
 pub(crate) mod leaf;
 pub(crate) mod node;
+pub(crate) mod policy;
+pub(crate) mod request;
+pub(crate) mod residency;
 pub(crate) mod space;

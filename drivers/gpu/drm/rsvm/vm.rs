@@ -3,6 +3,12 @@
 //! One mirrored address space as its users see it: the space, its events, and who may use it.
 
 use crate::{
+    bo::{
+        self,
+        Bindings,
+        Change, //
+    },
+    driver::RsvmDriver,
     events::Events,
     fault::FaultInfo,
     gpu::Gpu,
@@ -13,14 +19,22 @@ use crate::{
             Access,
             Source, //
         },
+        policy::Location,
         space::{
             FaultSink,
             Space, //
         }, //
     },
+    vram::{
+        Client,
+        Watcher, //
+    }, //
 };
 use kernel::{
+    drm,
     mm::{
+        addr::PageRange,
+        mmu_interval::IntervalSet,
         Mm,
         MmWithUser, //
     },
@@ -40,7 +54,9 @@ pub(crate) struct Vm {
     mm: ARef<Mm>,
     space: Arc<Space<Gpu>>,
     events: Arc<Events>,
-    /// Whether queues may be made. Held while one is made, so that destruction finds all.
+    bindings: bo::Manager,
+    /// Whether queues and bindings may be made. Held while one is made, so that destruction finds
+    /// all.
     #[pin]
     open: Mutex<bool>,
 }
@@ -51,7 +67,11 @@ impl Vm {
     /// # Errors
     ///
     /// Those of [`Space::new`], `ENODEV`, `EIO`, `ENOMEM`.
-    pub(crate) fn new(gpu: &Arc<Gpu>, mm: &MmWithUser) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        device: &drm::Device<RsvmDriver>,
+        gpu: &Arc<Gpu>,
+        mm: &MmWithUser,
+    ) -> Result<Arc<Self>> {
         let events = Events::new()?;
         let sink = Arc::new(
             Sink {
@@ -60,9 +80,11 @@ impl Vm {
             },
             GFP_KERNEL,
         )?;
-        let space = Space::new(gpu.clone(), mm, sink)?;
+        let (bindings, manager) = Bindings::new(device, gpu.va_bits())?;
+        let client = Client::new(&gpu.vram, Some(events.clone()))?;
+        let space = Space::new(gpu.clone(), mm, sink, bindings, Some(client))?;
         // From here on an error has to give the space back.
-        let result = Self::attach(gpu, mm, space.clone(), events);
+        let result = Self::attach(gpu, mm, space.clone(), events, manager);
         if result.is_err() {
             gpu.remove_space(&space);
             space.detach();
@@ -75,6 +97,7 @@ impl Vm {
         mm: &MmWithUser,
         space: Arc<Space<Gpu>>,
         events: Arc<Events>,
+        bindings: bo::Manager,
     ) -> Result<Arc<Self>> {
         gpu.add_space(space.clone())?;
         Arc::pin_init(
@@ -83,6 +106,7 @@ impl Vm {
                 mm: (&**mm).into(),
                 space,
                 events,
+                bindings,
                 open <- new_mutex!(true, "Vm::open"),
             }),
             GFP_KERNEL,
@@ -114,7 +138,81 @@ impl Vm {
         keep(&queue).inspect_err(|_| queue.destroy())
     }
 
-    /// No more queues can be made from here on.
+    /// Binds `range` to a buffer from byte `offset` on. Sleeps, bounded.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the range is not one a process can have, or is longer than the rest of the
+    /// buffer; `ENOENT` once the mirror is destroyed; `ENOMEM`.
+    pub(crate) fn bind(
+        &self,
+        range: PageRange,
+        buffer: &bo::Object,
+        offset: u64,
+        write: bool,
+    ) -> Result {
+        let backing = buffer.backing()?;
+        let end = offset.checked_add(range.len() as u64).ok_or(EINVAL)?;
+        if end > backing.size() {
+            return Err(EINVAL);
+        }
+        self.check_range(range)?;
+        let open = self.open.lock();
+        if !*open {
+            return Err(ENOENT);
+        }
+        let mut change = Change::new(write)?;
+        let bound = self.bindings.obtain(buffer, ())?;
+        backing.add_space(&self.space)?;
+        let result = self
+            .space
+            .rebind(range, |b| b.map(range, &bound, offset, &mut change));
+        drop(bound);
+        self.bindings.deferred_cleanup();
+        result
+    }
+
+    /// Unbinds whatever is bound in `range`. Sleeps, bounded.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the range is not one a process can have; `ENOENT` once the mirror is destroyed;
+    /// `ENOMEM`.
+    pub(crate) fn unbind(&self, range: PageRange) -> Result {
+        self.check_range(range)?;
+        let open = self.open.lock();
+        if !*open {
+            return Err(ENOENT);
+        }
+        // What is left of a binding keeps its rights.
+        let mut change = Change::new(false)?;
+        let result = self.space.rebind(range, |b| b.unmap(range, &mut change));
+        self.bindings.deferred_cleanup();
+        result
+    }
+
+    /// # Errors
+    ///
+    /// `EINVAL` if the range is not one a process can have; `ENOENT` if nothing is mapped there.
+    pub(crate) fn check_mapped(&self, range: PageRange) -> Result {
+        let session = IntervalSet::enter(&self.space.intervals).ok_or(ENOENT)?;
+        if range.end() > session.limit() {
+            return Err(EINVAL);
+        }
+        session.first_mapped(range).ok_or(ENOENT)?;
+        Ok(())
+    }
+
+    pub(crate) fn check_range(&self, range: PageRange) -> Result {
+        let session = IntervalSet::enter(&self.space.intervals).ok_or(ENOENT)?;
+        if range.end() <= session.limit() {
+            Ok(())
+        } else {
+            Err(EINVAL)
+        }
+    }
+
+    /// No more queues and bindings can be made from here on.
     pub(crate) fn close(&self) {
         *self.open.lock() = false;
     }
@@ -125,7 +223,19 @@ impl Vm {
         // In this order: an unbind that comes meanwhile has to find the space and wait for it.
         self.space.detach();
         self.gpu.remove_space(&self.space);
+        self.space.with_bindings(Bindings::clear);
+        self.bindings.deferred_cleanup();
         self.events.end();
+    }
+
+    pub(crate) fn space(&self) -> &Arc<Space<Gpu>> {
+        &self.space
+    }
+
+    /// Bytes of device memory that its pages and buffers are in.
+    pub(crate) fn resident(&self) -> u64 {
+        let client = self.space.client.as_ref();
+        client.map_or(0, |client| self.gpu.vram.resident(client))
     }
 
     pub(crate) fn events(&self) -> &Arc<Events> {
@@ -134,6 +244,12 @@ impl Vm {
 
     pub(crate) fn counters(&self) -> &Counters {
         self.space.counters()
+    }
+}
+
+impl Watcher for Events {
+    fn evicted(&self, bytes: u64) {
+        Self::evicted(self, bytes);
     }
 }
 
@@ -155,5 +271,17 @@ impl FaultSink for Sink {
                 self.events.killed(queue.id(), &info);
             }
         }
+    }
+
+    fn migrated(&self, addr: u64, len: usize, to: Location) {
+        self.events.migrated(addr, len, to);
+    }
+
+    fn thrashing(&self, addr: u64, len: usize) {
+        self.events.thrashing(addr, len);
+    }
+
+    fn fence_written(&self) {
+        self.gpu.wakeup().notify_all();
     }
 }

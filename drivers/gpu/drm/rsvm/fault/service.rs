@@ -6,7 +6,10 @@
 //! device hears of it. No lock but the worker's own is held while memory is faulted in, which can
 //! take as long as a user process likes.
 
+mod bound;
 mod leaf;
+mod place;
+mod request;
 
 use self::leaf::LeafTurn;
 use super::{
@@ -37,6 +40,7 @@ use kernel::{
     mm::{
         addr::PageRange,
         hmm::PfnBuf,
+        migrate::MigrateBuf,
         mmu_interval::IntervalSet, //
     },
     prelude::*,
@@ -55,7 +59,10 @@ pub(crate) struct Scratch<M: Mmu> {
     wanted: KVec<Option<Access>>,
     window: KBox<Window>,
     pfns: PfnBuf,
+    migration: MigrateBuf,
     reserve: M::Reserve,
+    /// Something of the leaf at hand was moved to device memory.
+    moved_in: bool,
     /// For the next leaf in which nothing was mapped yet.
     spare: Option<SpareLeaf<M>>,
 }
@@ -80,7 +87,9 @@ impl<M: Mmu> Scratch<M> {
                 GFP_KERNEL,
             )?,
             pfns: PfnBuf::new(LEAF_PAGES)?,
+            migration: MigrateBuf::new()?,
             reserve: M::Reserve::default(),
+            moved_in: false,
             spare: None,
         })
     }
@@ -97,6 +106,7 @@ impl<M: Mmu> Scratch<M> {
         }
         batch.clear();
         self.batch = batch;
+        self.serve_request(space);
     }
 
     fn serve(&mut self, space: &Arc<Space<M>>, batch: &Batch) {
@@ -119,6 +129,11 @@ impl<M: Mmu> Scratch<M> {
                 self.cancel(space, fault, Reason::Exited);
             }
         }
+        self.complete(space);
+    }
+
+    /// Lets the device know what was mapped and cancelled, and go on.
+    fn complete(&mut self, space: &Space<M>) {
         // The faults of a space that was detached meanwhile ended with its queues.
         if let Some(pdb) = space.pdb() {
             space.counters.replays.add(1);

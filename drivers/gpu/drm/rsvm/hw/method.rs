@@ -114,3 +114,63 @@ pub(crate) mod compute {
         }
     }
 }
+
+/// The copy engine's class.
+pub(crate) mod copy {
+    pub(crate) const CLASS: u32 = 0xc5b5;
+    /// Semaphore: address (high, low) and payload of 32 bits.
+    pub(crate) const SEMAPHORE: u32 = 0x240;
+    /// Where physical addresses lie: source, then destination.
+    pub(crate) const SRC_PHYS_MODE: u32 = 0x260;
+    pub(crate) const DST_PHYS_MODE: u32 = 0x264;
+    pub(crate) const LAUNCH_DMA: u32 = 0x300;
+    /// Addresses of source and destination, each high, low.
+    pub(crate) const OFFSET_IN: u32 = 0x400;
+    pub(crate) const OFFSET_OUT: u32 = 0x408;
+    /// Elements to copy: bytes, unless remapped.
+    pub(crate) const LINE_LENGTH_IN: u32 = 0x418;
+    /// Constants A and B, then [`Remap`].
+    pub(crate) const REMAP: u32 = 0x700;
+
+    /// Values of the physical modes.
+    pub(crate) const MODE_LOCAL_FB: u32 = 0;
+    pub(crate) const MODE_COHERENT_SYSMEM: u32 = 1;
+
+    /// Values of fields of [`Launch`].
+    pub(crate) const TRANSFER_NONE: u32 = 0;
+    pub(crate) const TRANSFER_PIPELINED: u32 = 1;
+    pub(crate) const RELEASE_ONE_WORD: u32 = 1;
+    pub(crate) const INTERRUPT_NON_BLOCKING: u32 = 2;
+
+    kernel::bitfield! {
+        /// `LAUNCH_DMA`.
+        pub(crate) struct Launch(u32) {
+            13:13 dst_physical => bool;
+            12:12 src_physical => bool;
+            10:10 remap => bool;
+            /// Linear, not block-linear.
+            8:8 dst_pitch => bool;
+            7:7 src_pitch => bool;
+            6:5 interrupt;
+            4:3 semaphore;
+            /// Makes what was written visible to all before the semaphore.
+            2:2 flush => bool;
+            1:0 transfer;
+        }
+    }
+
+    /// Source of a component: constant A.
+    pub(crate) const CONST_A: u32 = 4;
+
+    kernel::bitfield! {
+        /// What the elements of a remapped copy are made of.
+        pub(crate) struct Remap(u32) {
+            25:24 dst_components_minus_one;
+            17:16 component_bytes_minus_one;
+            14:12 w;
+            10:8 z;
+            6:4 y;
+            2:0 x;
+        }
+    }
+}

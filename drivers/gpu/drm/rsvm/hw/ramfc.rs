@@ -17,6 +17,7 @@ pub(crate) mod offset {
     pub(crate) const GP_BASE_HI: usize = 0x04c;
     pub(crate) const FORMATS: usize = 0x084;
     pub(crate) const TARGET: usize = 0x094;
+    pub(crate) const COPY_CONFIG: usize = 0x0e4;
     pub(crate) const CHID: usize = 0x0e8;
     pub(crate) const CONFIG: usize = 0x0f4;
     pub(crate) const METHOD_CONTROL: usize = 0x0f8;
@@ -58,6 +59,13 @@ bitfield! {
     pub(crate) struct GpBaseHi(u32) {
         20:16 log2_entries;
         7:0 addr;
+    }
+}
+
+bitfield! {
+    /// `offset::COPY_CONFIG`.
+    pub(crate) struct CopyConfig(u32) {
+        5:5 physical => bool;
     }
 }
 

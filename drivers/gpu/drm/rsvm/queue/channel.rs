@@ -22,6 +22,7 @@ use crate::{
         value,
         ChannelInfo,
         Config,
+        CopyConfig,
         GpBaseHi,
         PdbLo,
         UserdLo,
@@ -73,8 +74,10 @@ const READ_WRITE: Prot = Prot {
 /// What a channel is for.
 #[derive(Clone, Copy)]
 pub(crate) enum Role {
-    /// The driver's: privileged, with a semaphore page at this bus address.
+    /// The driver's, for `MEM_OP`: privileged, with a semaphore page at this bus address.
     Kernel { semaphore: u64 },
+    /// The driver's, for the copy engine on physical addresses; also with a semaphore page.
+    Copy { semaphore: u64 },
     /// A user's: the compute engine works as this VEID in the page directory at this bus address.
     User { veid: u32, pdb: Pdb },
 }
@@ -85,6 +88,7 @@ pub(crate) struct Channel {
     pub(crate) rings: PushBuffer,
     instance: DmaBuffer<u32>,
     tables: PageTables,
+    role: Role,
 }
 
 impl Channel {
@@ -105,19 +109,26 @@ impl Channel {
             rings: PushBuffer::new(dev, PUSH_VA)?,
             instance: DmaBuffer::new(dev, INSTANCE_SIZE / size_of::<u32>())?,
             tables: PageTables::new(hal, pool, dev)?,
+            role,
         };
-        channel.map_rings(dev, hal, pool, role)?;
-        channel.write_instance(role)?;
+        channel.map_rings(dev, hal, pool)?;
+        channel.write_instance()?;
         Ok(channel)
     }
 
-    fn map_rings(
-        &mut self,
-        dev: &Device<Bound>,
-        hal: &dyn Hal,
-        pool: &Arc<TablePool>,
-        role: Role,
-    ) -> Result {
+    /// Makes a channel that is not on the device any more as if new: what the device saved of its
+    /// state is forgotten, and what was pushed.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` after the driver was unbound.
+    pub(crate) fn reset(&mut self) -> Result {
+        self.rings.reset()?;
+        self.instance.fill(0, INSTANCE_SIZE / size_of::<u32>(), 0)?;
+        self.write_instance()
+    }
+
+    fn map_rings(&mut self, dev: &Device<Bound>, hal: &dyn Hal, pool: &Arc<TablePool>) -> Result {
         let mut reserve = Reserve::default();
         reserve.refill(hal, pool, dev)?;
         let mut map = |va: u64, bytes: usize, addr: u64, prot| {
@@ -133,13 +144,14 @@ impl Channel {
         let words = self.rings.words_addr();
         map(GPFIFO_VA, GP_ENTRIES * size_of::<u64>(), gpfifo, READ_ONLY)?;
         map(PUSH_VA, PUSH_WORDS * size_of::<u32>(), words, READ_ONLY)?;
-        if let Role::Kernel { semaphore } = role {
+        if let Role::Kernel { semaphore } | Role::Copy { semaphore } = self.role {
             map(SEMAPHORE_VA, PAGE_SIZE, semaphore, READ_WRITE)?;
         }
         Ok(())
     }
 
-    fn write_instance(&self, role: Role) -> Result {
+    fn write_instance(&self) -> Result {
+        let role = self.role;
         let set = |offset: usize, value: u32| self.instance.write(offset / size_of::<u32>(), value);
         let set_pdb = |offset: usize, pdb: Pdb, replay: bool| {
             // CAST: The address is split into its words; tables are aligned to a page.
@@ -169,12 +181,15 @@ impl Channel {
         set(offset::GP_BASE_HI, gp_base_hi.into_raw())?;
         set(offset::FORMATS, value::FORMATS)?;
         set(offset::TARGET, value::TARGET)?;
+        let copy = CopyConfig::zeroed().with_physical(matches!(role, Role::Copy { .. }));
+        set(offset::COPY_CONFIG, copy.into_raw())?;
         set(offset::CHID, self.chid)?;
         set(offset::METHOD_CONTROL, value::METHOD_CONTROL)?;
         set_pdb(offset::PDB_LO, self.tables.pdb(), false)?;
 
         let (veid, privileged) = match role {
             Role::Kernel { .. } => (0, true),
+            Role::Copy { .. } => (0, false),
             Role::User { veid, .. } => (veid, false),
         };
         let config = Config::zeroed()

@@ -26,7 +26,7 @@ use kernel::{
 pub(crate) const GP_ENTRIES: usize = 512;
 /// 32-bit words for methods.
 pub(crate) const PUSH_WORDS: usize = 16 << 10;
-/// Most words of one push.
+/// Most words of one push of a user, so that several have room.
 pub(crate) const MAX_PUSH_WORDS: usize = PUSH_WORDS / 4;
 
 /// Which words of a ring are in use.
@@ -50,6 +50,14 @@ impl Ring {
             tail: 0,
             ends: KVec::from_elem(0, GP_ENTRIES, GFP_KERNEL)?,
         })
+    }
+
+    /// Forgets what was pushed.
+    fn clear(&mut self) {
+        self.put = 0;
+        self.get = 0;
+        self.head = 0;
+        self.tail = 0;
     }
 
     /// Takes over what the device says.
@@ -146,6 +154,17 @@ impl PushBuffer {
         self.userd.addr()
     }
 
+    /// Empties the rings. The channel is not on the device, and will start anew.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` after the driver was unbound.
+    pub(crate) fn reset(&mut self) -> Result {
+        self.ring.clear();
+        self.userd.write(userd::GP_GET, 0)?;
+        self.userd.write(userd::GP_PUT, 0)
+    }
+
     /// Appends one push made of `parts`. The caller rings the doorbell.
     ///
     /// # Errors
@@ -154,7 +173,7 @@ impl PushBuffer {
     /// device wrote nonsense, `ENODEV` after the driver was unbound.
     pub(crate) fn push(&mut self, parts: &[&[u32]]) -> Result {
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        if len == 0 || len > MAX_PUSH_WORDS {
+        if len == 0 || len > PUSH_WORDS {
             return Err(EINVAL);
         }
         // CAST: Widening.

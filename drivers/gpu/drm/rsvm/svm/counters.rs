@@ -94,6 +94,19 @@ counters! {
     intervals,
     /// Intervals removed because nothing was mapped in them.
     pruned,
+    /// Migrations to device memory, each of a part of a leaf.
+    migrations,
+    /// Pages that came to device memory, and how many of them were zeroed there, not copied.
+    pages_to_vram,
+    pages_zeroed,
+    /// Migrations for which there was no room in time.
+    no_room,
+    /// Migrations of which nothing was copied because the device failed.
+    failed_copies,
+    /// Pages that came back to system memory by request.
+    pages_recalled,
+    /// Pages that stay in system memory for a while because they bounced.
+    pages_thrashed,
 }
 
 impl Counters {

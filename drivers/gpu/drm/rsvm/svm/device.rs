@@ -5,12 +5,21 @@
 //! `svm/` and `fault/service` know the hardware only through this trait, so that they could serve
 //! another driver. GPU virtual addresses equal CPU virtual addresses throughout.
 
+use super::bound::Bindings;
+use crate::vram::Vram;
 use kernel::{
-    mm::addr::{
-        PageRange,
-        VirtAddr, //
+    mm::{
+        addr::{
+            PageRange,
+            VirtAddr, //
+        },
+        memremap::{
+            DeviceMemory,
+            Pagemap, //
+        },
     },
-    prelude::*, //
+    prelude::*,
+    sync::Arc, //
 };
 
 /// Bytes under one leaf: what one entry of the last directory covers.
@@ -82,6 +91,15 @@ impl Target {
     }
 }
 
+/// Bytes to be written, whole pages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transfer {
+    /// What is copied; `None`: zeroes.
+    pub(crate) from: Option<Target>,
+    pub(crate) to: Target,
+    pub(crate) len: usize,
+}
+
 /// The device does not obey any more: an acknowledgement did not come within its bound. Bus
 /// mastering is off by the time anybody sees this value, so memory may be given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +124,10 @@ pub(crate) trait Mmu: Send + Sync + Sized + 'static {
     type Reserve: Send + Default;
     /// An invalidation that was sent and has not been waited for.
     type InFlight: Send;
+    /// What of a space is bound to buffers of the device.
+    type Bindings: Bindings;
+    /// Device memory that processes can have.
+    type Memory: DeviceMemory;
 
     /// Makes empty tables. May sleep.
     fn new_tables(&self) -> Result<Self::Tables>;
@@ -147,6 +169,18 @@ pub(crate) trait Mmu: Send + Sync + Sized + 'static {
 
     /// Whether the device was unbound or is wedged.
     fn is_gone(&self) -> bool;
+
+    /// Device memory that processes can have, if there is any, and who allocates it.
+    fn memory(&self) -> Option<(&Pagemap<Self::Memory>, &Arc<Vram>)>;
+
+    /// Has the device copy and zero, and waits until all of it is done and visible to everybody.
+    /// Bounded; may be called with folios locked, in reclaim, and allocates nothing.
+    ///
+    /// # Errors
+    ///
+    /// `EIO`: nothing may be relied on, but trying again is fine. `ENODEV`: the device reaches no
+    /// memory any more.
+    fn transfer(&self, transfers: &mut dyn Iterator<Item = Transfer>) -> Result;
 }
 
 /// Identifies a set of tables to [`Mmu::complete`]; a plain number, valid while the tables live.

@@ -11,13 +11,22 @@ use super::{
     device::{
         Flushed,
         Mmu,
+        Target,
         LEAF_PAGES,
         LEAF_SIZE, //
     },
     inject::INJECT,
-    leaf::Leaf,
+    leaf::{
+        Leaf,
+        Slot, //
+    },
+    residency::{
+        Millis,
+        Residency, //
+    },
     space::Space, //
 };
+use crate::vram::Vram;
 use core::ops::Range;
 use kernel::{
     device::{
@@ -30,7 +39,7 @@ use kernel::{
             VirtAddr, //
         },
         hmm::DmaMap,
-        memremap::NoDeviceMemory,
+        memremap::Pagemap,
         mmu_interval::{
             Event,
             Interval,
@@ -49,7 +58,10 @@ use kernel::{
         RBTreeNodeReservation, //
     },
     sizes::SZ_64M,
-    sync::Arc, //
+    sync::{
+        atomic::Relaxed,
+        Arc, //
+    }, //
 };
 
 /// Size of a node in bytes.
@@ -60,6 +72,8 @@ pub(crate) struct MappedLeaf<M: Mmu> {
     pub(crate) shadow: KBox<Leaf<M::Tables>>,
     /// `None` once the leaf was discarded.
     pub(crate) dma: Option<DmaMap<Flushed>>,
+    /// Which pages bounce between device and system memory.
+    pub(crate) residency: Residency,
 }
 
 /// A leaf that is not in the tree yet, with the memory to get there.
@@ -77,6 +91,7 @@ impl<M: Mmu> SpareLeaf<M> {
             leaf: MappedLeaf {
                 shadow: KBox::init(Leaf::new(), GFP_KERNEL)?,
                 dma: Some(DmaMap::new(dev, LEAF_PAGES)?),
+                residency: Residency::new(),
             },
             place: RBTreeNodeReservation::new(GFP_KERNEL)?,
         })
@@ -165,6 +180,10 @@ pub(crate) struct Book<M: Mmu> {
     pub(super) nodes: RBTree<usize, Interval<Mirrored<M>>>,
     /// Leaves that were taken out of the tree, to be dropped without the lock.
     pub(super) discarded: Leaves<M>,
+    /// Ranges in which nothing of the process is entered.
+    pub(crate) bindings: M::Bindings,
+    /// What the worker is moving to device memory: there it is not the CPU that takes pages away.
+    pub(crate) migrating: Option<PageRange>,
     /// The space was destroyed: nothing is entered any more.
     pub(crate) dead: bool,
     /// A node may have become empty.
@@ -172,13 +191,21 @@ pub(crate) struct Book<M: Mmu> {
 }
 
 impl<M: Mmu> Book<M> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(bindings: M::Bindings) -> Self {
         Self {
             nodes: RBTree::new(),
             discarded: RBTree::new(),
+            bindings,
+            migrating: None,
             dead: false,
             wants_prune: false,
         }
+    }
+
+    /// Whether a node that lives has `addr`.
+    pub(crate) fn is_watched(&self, addr: VirtAddr) -> bool {
+        let key = addr.as_usize() / NODE_SIZE.as_usize();
+        self.nodes.get(&key).is_some()
     }
 }
 
@@ -207,7 +234,11 @@ impl<M: Mmu> Mirror for Mirrored<M> {
     type Book = Book<M>;
     type Flush = Flush<M>;
     type Flushed = (Flushed, Due);
-    type Memory = NoDeviceMemory;
+    type Memory = M::Memory;
+
+    fn pagemap(&self) -> Option<&Pagemap<M::Memory>> {
+        self.0.mmu.memory().map(|(pagemap, _)| pagemap)
+    }
 
     fn pt_lock(&self) -> &PtLock<Self> {
         &self.0.pt
@@ -223,8 +254,24 @@ impl<M: Mmu> Mirror for Mirrored<M> {
         let discard = event.reason() == Reason::Kill;
         let mut cleared: Option<PageRange> = None;
         let (tree, book) = pt.split();
+        let own = book.migrating;
+        let by_cpu = event.reason() == Reason::Migrate
+            && own.is_none_or(|own| own.intersect(range).is_none());
+        let vram = space.mmu.memory().map(|(_, vram)| vram);
         tree.for_each_leaf(range, |tables, index, leaf, hit| {
             let mut pages = None;
+            if let Some(vram) = vram {
+                note_return(leaf, hit.clone(), vram, by_cpu);
+                // `munmap()` and `madvise()` may leave a part of a large folio mapped, also where
+                // they begin with a message about all of it, since the mapping is split first.
+                if is_unmapping(event.reason()) {
+                    for page in [hit.start, hit.end - 1] {
+                        if let Some(page) = vram_page(leaf.shadow.slot(page)) {
+                            vram.split_later(page);
+                        }
+                    }
+                }
+            }
             if let Some(revoked) = leaf.shadow.revoke(tables, hit.clone()) {
                 space.counters.demotions.add(usize::from(revoked.demoted));
                 let dma = leaf.dma.as_mut().map(|dma| dma.revoke(hit));
@@ -309,6 +356,37 @@ impl<M: Mmu> Mirrored<M> {
         if !book.dead {
             book.wants_prune = true;
             self.0.wake_worker(&self.0);
+        }
+    }
+}
+
+/// The page of device memory that is mapped.
+pub(crate) fn vram_page(slot: Slot) -> Option<u32> {
+    match slot.target() {
+        // CAST: Pages of device memory are counted by 32 bits.
+        Target::Vram(offset) if slot.is_held() => Some((offset / PAGE_SIZE as u64) as u32),
+        _ => None,
+    }
+}
+
+/// Whether pages may have gone for good.
+fn is_unmapping(reason: Reason) -> bool {
+    matches!(reason, Reason::Unmap | Reason::Clear)
+}
+
+/// Remembers which of `hit` pages leave device memory, and why: the CPU takes them, or others need
+/// the room.
+fn note_return<M: Mmu>(leaf: &mut MappedLeaf<M>, hit: Range<usize>, vram: &Vram, by_cpu: bool) {
+    let now = Millis::now();
+    let minimum = vram.residency_ms.load(Relaxed);
+    for page in hit {
+        let Some(at) = vram_page(leaf.shadow.slot(page)) else {
+            continue;
+        };
+        if vram.is_leaving(at) {
+            leaf.residency.evict(page, now);
+        } else if by_cpu {
+            leaf.residency.come_back(page, now, minimum);
         }
     }
 }

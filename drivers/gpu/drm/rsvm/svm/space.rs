@@ -27,6 +27,14 @@ use super::{
         Tree,
         NODE_SIZE, //
     },
+    policy::{
+        Location,
+        Policy, //
+    },
+    request::{
+        self,
+        Request, //
+    }, //
 };
 use crate::fault::{
     batch::{
@@ -36,6 +44,7 @@ use crate::fault::{
     service::Scratch,
     FaultInfo, //
 };
+use crate::vram::Client;
 use kernel::{
     mm::{
         addr::{
@@ -53,6 +62,7 @@ use kernel::{
         MmWithUser, //
     },
     module::this_module,
+    new_event_count,
     new_mutex,
     new_spinlock,
     prelude::*,
@@ -66,6 +76,7 @@ use kernel::{
             Relaxed, //
         },
         Arc,
+        EventCount,
         Mutex,
         SpinLock, //
     },
@@ -97,6 +108,15 @@ pub(crate) trait FaultSink: Send + Sync + 'static {
 
     /// A fault of `source` cannot be served; it is about to be cancelled.
     fn failed(&self, source: Source, info: FaultInfo);
+
+    /// `len` bytes at and behind byte `addr` moved to `to`.
+    fn migrated(&self, addr: u64, len: usize, to: Location);
+
+    /// `len` bytes from byte `addr` on stay in system memory for a while.
+    fn thrashing(&self, addr: u64, len: usize);
+
+    /// A value that somebody may wait for was written to the process's memory.
+    fn fence_written(&self);
 }
 
 /// Faults that wait for the worker.
@@ -120,6 +140,17 @@ pub(crate) struct Space<M: Mmu> {
     scratch: Mutex<Scratch<M>>,
     pub(crate) sink: Arc<dyn FaultSink>,
     pub(crate) counters: Counters,
+    /// Who device memory is charged to; `None` if there is none.
+    pub(crate) client: Option<Arc<Client>>,
+    /// A leaf. Not taken in reclaim.
+    #[pin]
+    pub(crate) policy: Mutex<Policy>,
+    /// A leaf.
+    #[pin]
+    pub(super) requests: Mutex<KVVec<Request>>,
+    /// Advanced when a request that somebody waits for is done, and when the space is detached.
+    #[pin]
+    pub(super) progress: EventCount,
     detached: AtomicFlag,
     /// Held while the space is detached: whoever wants that, too, has to see it done.
     #[pin]
@@ -133,16 +164,23 @@ impl_has_work! {
 }
 
 impl<M: Mmu> Space<M> {
-    /// Mirrors `mm` for the device behind `mmu`. May sleep on mmap_lock. [`Self::detach`] has to be
+    /// Mirrors `mm` for the device behind `mmu`; in `bindings` nothing is bound. May sleep on mmap_lock. [`Self::detach`] has to be
     /// called in the end.
     ///
     /// # Errors
     ///
     /// `ENOMEM`; `EINTR` if the calling thread is killed; those of [`Mmu::new_tables`].
-    pub(crate) fn new(mmu: Arc<M>, mm: &MmWithUser, sink: Arc<dyn FaultSink>) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        mmu: Arc<M>,
+        mm: &MmWithUser,
+        sink: Arc<dyn FaultSink>,
+        bindings: M::Bindings,
+        client: Option<Arc<Client>>,
+    ) -> Result<Arc<Self>> {
         let tables = mmu.new_tables()?;
         let intervals = IntervalSet::new((&**mm).into())?;
         let scratch = Scratch::new(PENDING_FAULTS)?;
+        let requests = request::queue()?;
         let pending = Pending {
             faults: Batch::new(PENDING_FAULTS)?,
             forgotten: KVec::with_capacity(FORGOTTEN_SOURCES, GFP_KERNEL)?,
@@ -154,13 +192,17 @@ impl<M: Mmu> Space<M> {
                 pdb: tables.pdb(),
                 pt <- new_pt_lock!(
                     Tree { tables, leaves: RBTree::new() },
-                    Book::new(),
+                    Book::new(bindings),
                     "Space::pt",
                 ),
                 pending <- new_spinlock!(pending, "Space::pending"),
                 scratch <- new_mutex!(scratch, "Space::scratch"),
                 sink,
                 counters: Counters::new(),
+                client,
+                policy <- new_mutex!(Policy::new(), "Space::policy"),
+                requests <- new_mutex!(requests, "Space::requests"),
+                progress <- new_event_count!("Space::progress"),
                 detached: AtomicFlag::new(false),
                 detaching <- new_mutex!((), "Space::detaching"),
                 worker <- new_work!("Space::worker"),
@@ -294,6 +336,9 @@ impl<M: Mmu> Space<M> {
         let _detaching = self.detaching.lock();
         self.detached.store(true, Relaxed);
         self.pending.lock().faults.clear();
+        let requests = core::mem::take(&mut *self.requests.lock());
+        drop(requests);
+        self.progress.advance();
         loop {
             let mut guard = self.pt.lock();
             guard.book_mut().dead = true;
@@ -377,7 +422,7 @@ impl<M: Mmu> WorkItem for Space<M> {
             this.prune();
         }
         this.scratch.lock().turn(&this);
-        if !this.pending.lock().faults.is_empty() {
+        if !this.pending.lock().faults.is_empty() || !this.requests.lock().is_empty() {
             this.wake_worker(&this);
         }
     }

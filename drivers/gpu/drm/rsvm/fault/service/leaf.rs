@@ -12,8 +12,8 @@
 mod commit;
 mod wanted;
 
-use self::wanted::{
-    next_run,
+use self::wanted::next_run;
+pub(super) use self::wanted::{
     page_in_leaf,
     settle, //
 };
@@ -30,6 +30,7 @@ use crate::{
         device::{
             Access,
             Mmu,
+            Target,
             LEAF_PAGES,
             LEAF_SIZE, //
         },
@@ -38,7 +39,8 @@ use crate::{
             Mirrored, //
         },
         space::Space, //
-    }, //
+    },
+    vram::PageSet, //
 };
 use core::ops::Range;
 use kernel::{
@@ -71,7 +73,7 @@ const PATIENCE: u32 = 50;
 
 /// How to look at memory that is to be mapped.
 #[derive(Clone, Copy)]
-enum Look {
+pub(super) enum Look {
     /// Without a lock.
     Free,
     /// With mmap_lock, till it is mapped: nobody changes mappings nearby.
@@ -79,7 +81,7 @@ enum Look {
 }
 
 /// Why an attempt did not serve a page.
-enum Missed {
+pub(super) enum Missed {
     /// Try again.
     Collided,
     /// Give up.
@@ -135,6 +137,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
     pub(super) fn serve(mut self) {
         let limit = self.session.limit();
         self.scratch.wanted.fill(None);
+        self.scratch.moved_in = false;
         for page in pages(self.faults) {
             if page.addr() < limit {
                 self.scratch.wanted[page_in_leaf(page.addr())] = Some(page.access());
@@ -161,7 +164,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         }
     }
 
-    fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.scratch.wanted.iter().all(Option::is_none)
     }
 
@@ -180,7 +183,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         }
     }
 
-    fn addresses(&self, pages: Range<usize>) -> Option<PageRange> {
+    pub(super) fn addresses(&self, pages: Range<usize>) -> Option<PageRange> {
         addresses_of(self.index, pages)
     }
 
@@ -190,16 +193,35 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let node = self.space.node(self.session, first)?;
         let leaf = PageRange::block(first, Alignment::new::<LEAF_SIZE>())?;
         let window = PageRange::new(leaf.start(), leaf.end().min(self.session.limit()))?;
-        for _ in 0..ATTEMPTS {
+        for attempt in 1..=ATTEMPTS {
+            match self.serve_bound() {
+                Err(Missed::Collided) => continue,
+                served => served?,
+            }
+            if self.is_done() {
+                return Ok(());
+            }
+            // First what is wanted as a whole, so that it is allocated where it is to be. Then, as
+            // it is there now, what was only wanted in part.
+            let absent = self.place(&node, window)?;
             self.fault_in(&node)?;
             if self.is_done() {
                 return Ok(());
             }
+            if absent {
+                self.place(&node, window)?;
+            }
             match self.commit(&node, window, Look::Free) {
                 Ok(()) if self.is_done() => return Ok(()),
-                Ok(()) | Err(Missed::Collided) => self.space.counters.collisions.add(1),
+                Ok(()) => {
+                    if attempt == ATTEMPTS {
+                        self.refuse_atomics();
+                    }
+                }
+                Err(Missed::Collided) => (),
                 Err(missed) => return Err(missed),
             }
+            self.space.counters.collisions.add(1);
         }
         for page in 0..LEAF_PAGES {
             if self.scratch.wanted[page].is_some() {
@@ -215,7 +237,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let mut from = 0;
         while let Some((run, access)) = next_run(&self.scratch.wanted, from) {
             from = run.end;
-            if run.len() > 1 && access != Access::Atomic {
+            if run.len() > 1 {
                 match self.ask(interval, run.clone(), access) {
                     Ok(()) => continue,
                     Err(Missed::Failed(_)) => (),
@@ -237,8 +259,6 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
     ) -> Result<(), Missed> {
         while let Some(access) = self.scratch.wanted[page] {
             match self.ask(interval, page..page + 1, access) {
-                // System memory is the CPU's as well, and nothing keeps it away.
-                Ok(()) if access == Access::Atomic => self.fail(page, Reason::Atomic),
                 Ok(()) => break,
                 // Those that want less may still get it.
                 Err(Missed::Failed(reason)) => self.fail(page, reason),
@@ -265,7 +285,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
     }
 
     /// Cancels the most intrusive faults that wait for `page`, for `reason`; the others stay.
-    fn fail(&mut self, page: usize, reason: Reason) {
+    pub(super) fn fail(&mut self, page: usize, reason: Reason) {
         let Some(access) = self.scratch.wanted[page].take() else {
             return;
         };
@@ -325,11 +345,37 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             }
             match self.commit(interval, range, look) {
                 Ok(()) if self.scratch.wanted[page].is_none() => break,
-                Ok(()) | Err(Missed::Collided) => self.space.counters.collisions.add(1),
+                Ok(()) => self.refuse_atomics(),
+                Err(Missed::Collided) => (),
                 Err(missed) => return Err(missed),
             }
+            self.space.counters.collisions.add(1);
         }
         Ok(())
+    }
+
+    /// Cancels atomics on pages that are mapped in system memory: that is the CPU's as well, and
+    /// nothing keeps it away.
+    fn refuse_atomics(&mut self) {
+        let mut refused = PageSet::default();
+        {
+            let guard = self.space.pt.lock();
+            let Some(leaf) = guard.pt().leaves.get(&self.index) else {
+                return;
+            };
+            for (page, wanted) in self.scratch.wanted.iter().enumerate() {
+                let slot = leaf.shadow.slot(page);
+                if *wanted == Some(Access::Atomic)
+                    && slot.is_live()
+                    && matches!(slot.target(), Target::System(_))
+                {
+                    refused.insert(page);
+                }
+            }
+        }
+        for page in refused.iter() {
+            self.fail(page, Reason::Atomic);
+        }
     }
 }
 
@@ -341,6 +387,6 @@ fn ignore_collision(missed: Missed) -> Result<(), Missed> {
     }
 }
 
-fn patience() -> Jiffies {
+pub(super) fn patience() -> Jiffies {
     msecs_to_jiffies(PATIENCE)
 }

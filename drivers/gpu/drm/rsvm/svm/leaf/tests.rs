@@ -3,15 +3,32 @@
 //! The leaf against page tables that are plain arrays and check their contract.
 
 use super::*;
-use crate::svm::device::{
-    Cancel,
-    Flushed,
-    Pdb,
-    Wedged, //
+use crate::svm::{
+    bound::{
+        Bindings,
+        Bound,
+        Buffer,
+        Places, //
+    },
+    device::{
+        Cancel,
+        Flushed,
+        Pdb,
+        Transfer,
+        Wedged, //
+    }, //
 };
+use crate::vram::Vram;
 use kernel::{
     device,
-    mm::addr::PageRange, //
+    mm::{
+        addr::PageRange,
+        memremap::{
+            NoDeviceMemory,
+            Pagemap, //
+        },
+    },
+    sync::Arc, //
 };
 
 const BASE: usize = 0x7f12_3440_0000;
@@ -29,6 +46,35 @@ const BUS: u64 = 0x1_4000_0000;
 /// A device that nobody asks anything.
 struct FakeMmu;
 
+/// Nothing is bound.
+struct NoBindings;
+
+impl Buffer for () {
+    fn with_places<R>(
+        &self,
+        _: &dyn Fn() -> bool,
+        _: impl FnOnce(Places<'_>) -> R,
+    ) -> Result<R> {
+        Err(ENOENT)
+    }
+}
+
+impl Bindings for NoBindings {
+    type Buffer = ();
+
+    fn first(&self, _: PageRange) -> Option<Bound<()>> {
+        None
+    }
+
+    fn is_free(&self, _: PageRange) -> bool {
+        true
+    }
+
+    fn next_of(&self, _: VirtAddr, _: &dyn Fn(&()) -> bool) -> Option<PageRange> {
+        None
+    }
+}
+
 /// How many tables a reserve holds.
 #[derive(Default)]
 struct FakeReserve(usize);
@@ -37,6 +83,8 @@ impl Mmu for FakeMmu {
     type Tables = FakeTables;
     type Reserve = FakeReserve;
     type InFlight = ();
+    type Bindings = NoBindings;
+    type Memory = NoDeviceMemory;
 
     fn new_tables(&self) -> Result<FakeTables> {
         FakeTables::new()
@@ -69,6 +117,14 @@ impl Mmu for FakeMmu {
 
     fn is_gone(&self) -> bool {
         false
+    }
+
+    fn memory(&self) -> Option<(&Pagemap<NoDeviceMemory>, &Arc<Vram>)> {
+        None
+    }
+
+    fn transfer(&self, _: &mut dyn Iterator<Item = Transfer>) -> Result {
+        Err(ENODEV)
     }
 }
 

@@ -14,7 +14,9 @@ use super::{
     Scratch, //
 };
 use crate::svm::{
+    bound::Bindings,
     device::{
+        Flushed,
         Mmu,
         PageSize,
         Prot,
@@ -26,22 +28,33 @@ use crate::svm::{
     leaf::Slot,
     node::{
         addresses_of,
+        vram_page,
         Mirrored,
         SpareLeaf, //
-    }, //
+    },
+    residency::Millis, //
 };
 use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
     mm::{
         addr::PageRange,
+        hmm::{
+            DmaMap,
+            Pages, //
+        },
         mmu_interval::IntervalRef, //
     },
     page::PAGE_SIZE,
-    prelude::*, //
+    prelude::*,
+    sync::atomic::Relaxed, //
 };
 
 impl<M: Mmu> LeafTurn<'_, '_, M> {
     /// Sets aside all that a commit can need.
-    fn prepare(&mut self) -> Result {
+    pub(in crate::fault::service) fn prepare(&mut self) -> Result {
         let mmu = &self.space.mmu;
         mmu.refill(&mut self.scratch.reserve)?;
         if self.scratch.spare.is_none() {
@@ -55,7 +68,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
     }
 
     /// Looks at `window`, which `interval` covers, and maps what is present there.
-    pub(super) fn commit(
+    pub(in crate::fault::service) fn commit(
         &mut self,
         interval: &IntervalRef<Mirrored<M>>,
         window: PageRange,
@@ -76,6 +89,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             wanted,
             reserve,
             spare,
+            moved_in,
             ..
         } = &mut **scratch;
         let snapshot = match look {
@@ -103,25 +117,44 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
 
         slots.fill(Slot::default());
         let first = page_in_leaf(window.start());
+        let any_bound = !book.bindings.is_free(window);
+        let now = Millis::now();
+        let mut in_vram = None;
+        // Neighbours of what moved to device memory may move there, too, when they are wanted.
+        let stays = moved_in.then(|| {
+            let minimum = space.mmu.memory().map(|(_, vram)| vram.residency_ms.load(Relaxed));
+            leaf.residency.remote(now, minimum.unwrap_or_default())
+        });
         let entered = space.mmu.with_dma_device(|dev| {
             for i in 0..window.pages() {
-                let (Some(page), Some(dma)) = (present.get(i), leaf.dma.as_mut()) else {
+                let Some(dma) = leaf.dma.as_mut() else {
                     continue;
                 };
-                let (addr, write) = match page.writable() {
-                    Some(page) => (dma.map(dev, first + i, page), true),
-                    None => (dma.map(dev, first + i, page), false),
-                };
-                // A page without a bus address is as good as absent.
-                if let Ok(addr) = addr {
-                    let target = Target::System(addr);
-                    let prot = Prot {
-                        write,
-                        atomic: false,
-                    };
-                    leaf.shadow.hold(first + i, target);
-                    slots[first + i] = Slot::live(target, prot);
+                let bound = |range| !book.bindings.is_free(range);
+                if any_bound && addresses_of(index, first + i..first + i + 1).is_some_and(bound) {
+                    continue;
                 }
+                let unwanted = wanted[first + i].is_none() && present.device(i).is_none();
+                if unwanted && stays.is_some_and(|stays| !stays.contains(first + i)) {
+                    continue;
+                }
+                // A page without a bus address is as good as absent.
+                let Some((target, write)) = enter(dma, dev, first + i, &present, i) else {
+                    continue;
+                };
+                let prot = Prot {
+                    write,
+                    // Nobody but the device gets there without a fault.
+                    atomic: write && matches!(target, Target::Vram(_)),
+                };
+                if matches!(target, Target::Vram(_)) {
+                    if !leaf.shadow.slot(first + i).is_live() {
+                        leaf.residency.arrive(first + i, now);
+                    }
+                    in_vram = vram_page(Slot::live(target, prot));
+                }
+                leaf.shadow.hold(first + i, target);
+                slots[first + i] = Slot::live(target, prot);
             }
         });
         if entered.is_none() {
@@ -141,6 +174,9 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let settled = settle(wanted, |page| leaf.shadow.slot(page));
         drop(guard);
         drop(done.surplus);
+        if let (Some(page), Some((_, vram))) = (in_vram, space.mmu.memory()) {
+            vram.touch(page);
+        }
 
         let [small, big, huge] = done.ptes;
         let mapped = small + big * PageSize::Size64K.pages() + huge * LEAF_PAGES;
@@ -159,4 +195,29 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         }
         Ok(result?)
     }
+}
+
+/// Enters page `i` of a snapshot as page `page` of a leaf: where it is, and whether it may be
+/// written.
+fn enter(
+    dma: &mut DmaMap<Flushed>,
+    dev: &Device<Bound>,
+    page: usize,
+    present: &Pages<'_>,
+    i: usize,
+) -> Option<(Target, bool)> {
+    if let Some(found) = present.device(i) {
+        let (index, write) = match found.writable() {
+            Some(found) => (dma.record(page, found), true),
+            None => (dma.record(page, found), false),
+        };
+        let offset = u64::from(index.ok()?) * PAGE_SIZE as u64;
+        return Some((Target::Vram(offset), write));
+    }
+    let found = present.get(i)?;
+    let (addr, write) = match found.writable() {
+        Some(found) => (dma.map(dev, page, found), true),
+        None => (dma.map(dev, page, found), false),
+    };
+    Some((Target::System(addr.ok()?), write))
 }

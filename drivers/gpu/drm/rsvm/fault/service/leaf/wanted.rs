@@ -17,7 +17,7 @@ use kernel::{
 };
 
 /// Which page of its leaf holds the byte at `addr`.
-pub(super) fn page_in_leaf(addr: VirtAddr) -> usize {
+pub(in crate::fault::service) fn page_in_leaf(addr: VirtAddr) -> usize {
     addr.as_usize() % LEAF_SIZE / PAGE_SIZE
 }
 
@@ -34,14 +34,14 @@ pub(super) fn next_run(wanted: &[Option<Access>], from: usize) -> Option<(Range<
 
 /// Pages that are wanted no more.
 #[derive(Default)]
-pub(super) struct Settled {
-    pub(super) count: usize,
+pub(in crate::fault::service) struct Settled {
+    pub(in crate::fault::service) count: usize,
     /// Covers them all.
-    pub(super) pages: Option<Range<usize>>,
+    pub(in crate::fault::service) pages: Option<Range<usize>>,
 }
 
 /// Strikes out what is wanted and mapped with enough rights.
-pub(super) fn settle(wanted: &mut [Option<Access>], slot: impl Fn(usize) -> Slot) -> Settled {
+pub(in crate::fault::service) fn settle(wanted: &mut [Option<Access>], slot: impl Fn(usize) -> Slot) -> Settled {
     let mut settled = Settled::default();
     for (page, wanted) in wanted.iter_mut().enumerate() {
         let slot = slot(page);

@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The copy engine: moves pages between system and device memory, and zeroes them.
+//!
+//! There are several channels, so that migrations overlap. A batch of copies owns one of them from
+//! its first operation until it is done, and is one push with one doorbell; an error is therefore
+//! that of exactly one batch, and the others go on. Nothing is allocated for a batch.
+//!
+//! Lock order: a channel's lock is inside of folio locks, outside of the runlist lock; nothing of
+//! mm is entered under it. A thread has one batch at a time.
+
+mod methods;
+
+use crate::{
+    dma::DmaBuffer,
+    gpu::Gpu,
+    hal::Hal,
+    mmu::{
+        pool::TablePool,
+        tlb::KERNEL_CHID, //
+    },
+    queue::{
+        channel::{
+            Channel,
+            Role, //
+        },
+        runlist, //
+    },
+    regs::{
+        NV_CHANNEL_STATUS,
+        NV_LCE_STATUS, //
+    },
+    reset::BOUND,
+};
+use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
+    io::{
+        poll::read_poll_timeout,
+        register::Array,
+        Io, //
+    },
+    new_event_count, new_mutex,
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            AtomicFlag,
+            Relaxed,
+            Release, //
+        },
+        Arc,
+        EventCount,
+        Mutex,
+        MutexGuard,
+        WaitMode,
+        Wake, //
+    },
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    },
+};
+use methods::Methods;
+
+/// How many batches are under way at once.
+const CHANNELS: u32 = 4;
+const FIRST_CHID: u32 = KERNEL_CHID + 1;
+
+/// How often a waiter looks without having been woken: a device that was pulled out says nothing.
+const RECHECK: Delta = Delta::from_millis(1000);
+/// How often room in a ring is looked for.
+const POLL: Delta = Delta::from_micros(20);
+
+/// Where bytes lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Bus address of system memory.
+    System(u64),
+    /// Byte offset into device memory.
+    Vram(u64),
+}
+
+/// Why a batch was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CopyError {
+    /// The engine refused a copy of this batch: nothing that was to be written may be relied on.
+    /// The channel works again.
+    Failed,
+    /// The device is unbound, wedged or gone, and reaches no memory any more.
+    Gone,
+}
+
+impl From<CopyError> for Error {
+    fn from(err: CopyError) -> Self {
+        match err {
+            CopyError::Failed => EIO,
+            CopyError::Gone => ENODEV,
+        }
+    }
+}
+
+/// A channel to the copy engine.
+struct Lane {
+    channel: Channel,
+    methods: Methods,
+    /// Number of the last batch that is done.
+    semaphore: DmaBuffer<u32>,
+    /// Number of the batch that is under way, or was last.
+    number: u32,
+}
+
+impl Lane {
+    fn new(
+        dev: &Device<Bound>,
+        hal: &'static dyn Hal,
+        pool: &Arc<TablePool>,
+        chid: u32,
+    ) -> Result<Self> {
+        let semaphore = DmaBuffer::new(dev, PAGE_SIZE / size_of::<u32>())?;
+        let role = Role::Copy {
+            semaphore: semaphore.addr(),
+        };
+        Ok(Self {
+            channel: Channel::new(dev, hal, pool, chid, role)?,
+            methods: Methods::new()?,
+            semaphore,
+            number: 0,
+        })
+    }
+
+    fn is_done(&self) -> Result<bool> {
+        Ok(self.semaphore.read(0)? == self.number)
+    }
+
+    /// Sends the methods as batch `number`.
+    fn send(&mut self, gpu: &Gpu) -> Result {
+        self.number = self.number.wrapping_add(1);
+        let rings = &mut self.channel.rings;
+        let words = self.methods.end(self.number);
+        // TIMEOUT: All batches before are done; the device has yet to write that it is through
+        // with their words.
+        let pushed = read_poll_timeout(
+            || match rings.push(&[words]) {
+                Err(err) if err == EAGAIN => Ok(false),
+                other => other.map(|()| true),
+            },
+            |&pushed| pushed,
+            POLL,
+            BOUND,
+        )?;
+        debug_assert!(pushed);
+        runlist::ring_doorbell(&gpu.regs, runlist::KERNEL, self.channel.chid)
+    }
+
+    /// Whether the device stopped the channel, which it does where the engine refuses a launch.
+    fn has_stopped(&self, gpu: &Gpu) -> Result<bool> {
+        // CAST: Widening.
+        let index = self.channel.chid as usize;
+        let status = gpu
+            .regs
+            .with(|bar| NV_CHANNEL_STATUS::try_at(index).map(|at| bar.read(at)))?
+            .ok_or(EINVAL)?;
+        Ok(status.engine_faulted() || status.pbdma_faulted())
+    }
+
+    /// Makes a channel that was stopped ready for the next batch.
+    fn restart(&mut self, gpu: &Gpu) -> Result {
+        let regs = &gpu.regs;
+        let chid = self.channel.chid;
+        let mut runlist = gpu.kernel_runlist.lock();
+        runlist::disable(regs, chid)?;
+        {
+            let _turn = gpu.preemption.lock();
+            runlist.preempt(regs, chid)?;
+            // TIMEOUT: Nothing of a channel that was stopped is under way; see `BOUND`.
+            read_poll_timeout(
+                || runlist.preempting(regs),
+                |&preempting| !preempting,
+                POLL,
+                BOUND,
+            )?;
+        }
+        runlist.remove(regs, chid)?;
+        let errors = NV_LCE_STATUS::zeroed()
+            .with_launch_error(true)
+            .with_invalid_config(true);
+        regs.with(|bar| bar.write_reg(errors))?;
+        self.channel.reset()?;
+        runlist.add(regs, &self.channel)
+    }
+}
+
+/// What the copy engine was asked to do.
+pub(crate) struct Counters {
+    batches: Atomic<u64>,
+    ops: Atomic<u64>,
+    bytes: Atomic<u64>,
+    errors: Atomic<u64>,
+}
+
+impl Counters {
+    /// Their names in debugfs, and their values.
+    pub(crate) fn all(&self) -> [(&'static str, u64); 4] {
+        [
+            ("copy_batches", self.batches.load(Relaxed)),
+            ("copy_ops", self.ops.load(Relaxed)),
+            ("copy_bytes", self.bytes.load(Relaxed)),
+            ("copy_errors", self.errors.load(Relaxed)),
+        ]
+    }
+}
+
+/// The copy engine.
+#[pin_data]
+pub(crate) struct CopyEngine {
+    lanes: KVec<Pin<KBox<Mutex<Lane>>>>,
+    /// Which lane is waited for when all are busy.
+    next: Atomic<u32>,
+    /// Advanced when a batch may be done, or will never be.
+    #[pin]
+    events: EventCount,
+    /// Errors that the device has told about, of any channel.
+    errors: Atomic<u32>,
+    stopped: AtomicFlag,
+    pub(crate) counters: Counters,
+}
+
+impl CopyEngine {
+    /// Makes the channels; [`Gpu::start_copies`] comes next. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `ENODEV` when the driver is being unbound.
+    pub(crate) fn new<'a>(
+        dev: &'a Device<Bound>,
+        hal: &'static dyn Hal,
+        pool: &'a Arc<TablePool>,
+    ) -> impl PinInit<Self, Error> + 'a {
+        pin_init::pin_init_scope(move || {
+            let mut lanes = KVec::new();
+            for chid in (FIRST_CHID..).take(CHANNELS as usize) {
+                let lane = Lane::new(dev, hal, pool, chid)?;
+                let lane = KBox::pin_init(new_mutex!(lane, "rsvm_copy"), GFP_KERNEL)?;
+                lanes.push(lane, GFP_KERNEL)?;
+            }
+            Ok(try_pin_init!(Self {
+                lanes,
+                next: Atomic::new(0),
+                events <- new_event_count!("CopyEngine"),
+                errors: Atomic::new(0),
+                stopped: AtomicFlag::new(false),
+                counters: Counters {
+                    batches: Atomic::new(0),
+                    ops: Atomic::new(0),
+                    bytes: Atomic::new(0),
+                    errors: Atomic::new(0),
+                },
+            }? Error))
+        })
+    }
+
+    /// Makes all waiters look whether they are done. Any context.
+    pub(crate) fn notify(&self) {
+        self.events.advance();
+    }
+
+    /// Makes all waiters look whether it was their channel that the device stopped. Any context.
+    pub(crate) fn notify_error(&self) {
+        self.errors.fetch_add(1u32, Release);
+        self.events.advance();
+    }
+
+    /// Ends the use of the engine: what is under way finishes first, what comes later is refused.
+    /// Bounded.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Release);
+        for lane in &self.lanes {
+            drop(lane.lock());
+        }
+    }
+
+    /// A channel that nobody uses, or soon nobody uses.
+    fn lane(&self) -> MutexGuard<'_, Lane> {
+        for lane in &self.lanes {
+            if let Some(lane) = lane.try_lock() {
+                return lane;
+            }
+        }
+        // CAST: Widening.
+        let n = (self.next.fetch_add(1u32, Relaxed) % CHANNELS) as usize;
+        self.lanes[n].lock()
+    }
+}
+
+impl Gpu {
+    /// Puts the channels on the kernel's runlist and sees each of them work. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ETIMEDOUT` if the device does not obey, `ENODEV` when it is gone, `EIO` if the engine
+    /// fails.
+    pub(crate) fn start_copies(&self) -> Result {
+        for lane in &self.copy.lanes {
+            let mut lane = lane.lock();
+            self.kernel_runlist.lock().add(&self.regs, &lane.channel)?;
+            lane.methods.begin();
+            let batch = Batch {
+                gpu: self,
+                lane,
+                bytes: 0,
+            };
+            batch.submit()?.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Begins a batch. Sleeps, bounded, while all channels are in use. The calling thread has no
+    /// other batch, and neither allocates nor enters mm until this one is done.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError::Gone`].
+    pub(crate) fn copy_batch(&self) -> Result<Batch<'_>, CopyError> {
+        let mut lane = self.copy.lane();
+        if self.copy.stopped.load(Acquire) || self.state.is_stopped() {
+            return Err(CopyError::Gone);
+        }
+        lane.methods.begin();
+        Ok(Batch {
+            gpu: self,
+            lane,
+            bytes: 0,
+        })
+    }
+}
+
+/// Copies that are collected, to be done together. They have no order among each other.
+pub(crate) struct Batch<'a> {
+    gpu: &'a Gpu,
+    lane: MutexGuard<'a, Lane>,
+    bytes: u64,
+}
+
+impl<'a> Batch<'a> {
+    /// Adds a copy of `len` bytes. One that goes on where the last one ended becomes part of it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC` if there are [`methods::MAX_OPS`] already, `EINVAL` for a length of 0 or more than
+    /// 1 GiB.
+    pub(crate) fn copy(&mut self, from: Place, to: Place, len: usize) -> Result {
+        self.add(Some(from), to, len)
+    }
+
+    /// Adds zeroing `len` bytes, a multiple of 16.
+    ///
+    /// # Errors
+    ///
+    /// As for [`copy`](Self::copy).
+    pub(crate) fn zero(&mut self, to: Place, len: usize) -> Result {
+        self.add(None, to, len)
+    }
+
+    fn add(&mut self, from: Option<Place>, to: Place, len: usize) -> Result {
+        self.lane.methods.add(from, to, len)?;
+        self.bytes += len as u64;
+        Ok(())
+    }
+
+    /// Has the engine begin. May sleep, bounded.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError::Gone`]: nothing was done, and nothing will be.
+    pub(crate) fn submit(mut self) -> Result<Ticket<'a>, CopyError> {
+        let gpu = self.gpu;
+        let errors = gpu.copy.errors.load(Acquire);
+        if let Err(err) = self.lane.send(gpu) {
+            gpu.wedge("a copy could not be sent", err);
+            return Err(CopyError::Gone);
+        }
+        let counters = &gpu.copy.counters;
+        counters.batches.fetch_add(1u64, Relaxed);
+        // CAST: Widening.
+        let ops = self.lane.methods.ops() as u64;
+        counters.ops.fetch_add(ops, Relaxed);
+        counters.bytes.fetch_add(self.bytes, Relaxed);
+        Ok(Ticket {
+            batch: self,
+            errors,
+            is_over: false,
+        })
+    }
+}
+
+/// A batch that the engine works on. Dropping it waits for the engine, too.
+#[must_use]
+pub(crate) struct Ticket<'a> {
+    batch: Batch<'a>,
+    /// Errors that were known when the batch began.
+    errors: u32,
+    is_over: bool,
+}
+
+impl Ticket<'_> {
+    /// Waits until the batch is done, and what it wrote visible to the CPU and to the device.
+    /// Not interruptible; bounded, for a device that is too slow is wedged.
+    ///
+    /// # Errors
+    ///
+    /// See [`CopyError`]. The engine does not touch the memory any more in any case.
+    pub(crate) fn wait(mut self) -> Result<(), CopyError> {
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Result<(), CopyError> {
+        self.is_over = true;
+        let gpu = self.batch.gpu;
+        let engine = &gpu.copy;
+        // TIMEOUT: Copies wait for nobody's service, and few are queued before this one; see
+        // `BOUND`.
+        let deadline = Instant::<Monotonic>::now() + BOUND;
+        loop {
+            let seen = engine.events.current();
+            let errors = engine.errors.load(Acquire);
+            match self.batch.lane.is_done() {
+                Ok(true) => return Ok(()),
+                Ok(false) => (),
+                // The memory went with the device.
+                Err(_) => return Err(CopyError::Gone),
+            }
+            if gpu.state.is_stopped() {
+                return Err(CopyError::Gone);
+            }
+            if errors != self.errors {
+                self.errors = errors;
+                if self.restart_if_stopped()? {
+                    return Err(CopyError::Failed);
+                }
+            }
+            let left = deadline - Instant::now();
+            if left <= Delta::ZERO {
+                gpu.wedge("a copy was not done in time", ETIMEDOUT);
+                return Err(CopyError::Gone);
+            }
+            let until = Instant::now() + left.min(RECHECK);
+            let wake = engine
+                .events
+                .wait(seen, WaitMode::Uninterruptible, Some(until));
+            if wake == Wake::Timeout {
+                gpu.check_presence();
+                if self.restart_if_stopped()? {
+                    return Err(CopyError::Failed);
+                }
+            }
+        }
+    }
+
+    /// Restarts the channel if the device stopped it; tells whether it had.
+    fn restart_if_stopped(&mut self) -> Result<bool, CopyError> {
+        let gpu = self.batch.gpu;
+        let lane = &mut *self.batch.lane;
+        let restarted = lane.has_stopped(gpu).and_then(|stopped| {
+            if stopped {
+                gpu.copy.counters.errors.fetch_add(1u64, Relaxed);
+                lane.restart(gpu)?;
+            }
+            Ok(stopped)
+        });
+        restarted.map_err(|err| {
+            gpu.wedge("a copy channel could not be restarted", err);
+            CopyError::Gone
+        })
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // What comes of it was not asked for.
+            let _ = self.finish();
+        }
+    }
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where the pages of a leaf are, and where they should be.
+
+use super::leaf::{
+    patience,
+    LeafTurn,
+    Missed, //
+};
+use crate::{
+    migrate::{
+        self,
+        next_run,
+        Moved,
+        Stock, //
+    },
+    svm::{
+        bound::Bindings,
+        device::{
+            Access,
+            Mmu,
+            LEAF_PAGES,
+            LEAF_SIZE, //
+        },
+        node::{
+            addresses_of,
+            Mirrored, //
+        },
+        policy::{
+            Location,
+            View, //
+        },
+        residency::Millis, //
+    },
+    vram::{
+        PageSet,
+        Wait, //
+    },
+};
+use kernel::{
+    mm::{
+        addr::PageRange,
+        mmu_interval::IntervalRef, //
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::atomic::Relaxed,
+    time::{
+        Delta,
+        Instant, //
+    }, //
+};
+
+/// How long a fault waits for room; then the memory is used where it is.
+const FAULT_WAIT: Delta = Delta::from_millis(100);
+/// The same where it cannot be used from there.
+const ATOMIC_WAIT: Delta = Delta::from_secs(2);
+
+/// Where the pages of a leaf were when somebody looked.
+pub(super) struct Seen {
+    pub(super) system: PageSet,
+    pub(super) device: PageSet,
+    remote: PageSet,
+    pub(super) bound: PageSet,
+    /// All of it is one piece of system memory.
+    is_huge: bool,
+}
+
+impl<M: Mmu> LeafTurn<'_, '_, M> {
+    /// Moves to device memory what the policy says. Tells whether pages are wanted that are
+    /// nowhere yet.
+    pub(super) fn place(
+        &mut self,
+        node: &IntervalRef<Mirrored<M>>,
+        window: PageRange,
+    ) -> Result<bool, Missed> {
+        if self.space.client.is_none() || self.space.mmu.memory().is_none() {
+            return Ok(false);
+        }
+        let seen = match self.look(node, window) {
+            Ok(seen) => seen,
+            // Without knowing better, leave it where it is.
+            Err(Missed::Collided) => return Ok(false),
+            Err(missed) => return Err(missed),
+        };
+        let wanted = &self.scratch.wanted;
+        let view = View {
+            wanted,
+            system: seen.system,
+            device: seen.device,
+            remote: seen.remote,
+            bound: seen.bound,
+            is_huge: seen.is_huge,
+        };
+        let first = self.index * LEAF_PAGES;
+        let chosen = self.space.policy.lock().choose(first, &view);
+        let must = chosen
+            .iter()
+            .any(|page| wanted[page] == Some(Access::Atomic));
+        let absent = wanted.iter().enumerate().any(|(page, wanted)| {
+            wanted.is_some()
+                && !seen.system.contains(page)
+                && !seen.device.contains(page)
+                && !chosen.contains(page)
+        });
+        let wait = if must { ATOMIC_WAIT } else { FAULT_WAIT };
+        self.scratch.moved_in |= self.move_in(&chosen, wait);
+        Ok(absent)
+    }
+
+    /// Looks where the pages of `window`, the leaf or its beginning, are.
+    pub(super) fn look(
+        &mut self,
+        node: &IntervalRef<Mirrored<M>>,
+        window: PageRange,
+    ) -> Result<Seen, Missed> {
+        let (space, index) = (self.space, self.index);
+        let pfns = &mut self.scratch.pfns;
+        let snapshot = self.session.snapshot(node, window, patience(), pfns)?;
+        let minimum = space
+            .mmu
+            .memory()
+            .map_or(0, |(_, vram)| vram.residency_ms.load(Relaxed));
+        let mut seen = Seen {
+            system: PageSet::default(),
+            device: PageSet::default(),
+            remote: PageSet::default(),
+            bound: PageSet::default(),
+            is_huge: window.pages() == LEAF_PAGES,
+        };
+        let mut base = None;
+        let mut news: [Option<core::ops::Range<usize>>; 4] = [const { None }; 4];
+
+        let mut guard = space.pt.lock();
+        let mut commit = snapshot.commit(&mut guard)?;
+        let (tree, book, present) = commit.split();
+        if book.dead {
+            return Err(Missed::Gone);
+        }
+        let any_bound = !book.bindings.is_free(window);
+        for page in 0..window.pages() {
+            let range = addresses_of(index, page..page + 1);
+            if any_bound && range.is_some_and(|range| !book.bindings.is_free(range)) {
+                seen.bound.insert(page);
+                seen.is_huge = false;
+            }
+            if present.device(page).is_some() {
+                seen.device.insert(page);
+                seen.is_huge = false;
+            } else if let Some(found) = present.get(page) {
+                seen.system.insert(page);
+                let pfn = found.pfn().as_usize();
+                let base = *base.get_or_insert(pfn);
+                seen.is_huge &= base % LEAF_PAGES == 0 && pfn == base + page;
+            } else {
+                seen.is_huge = false;
+            }
+        }
+        if let Some(leaf) = tree.leaves.get_mut(&index) {
+            seen.remote = leaf.residency.remote(Millis::now(), minimum);
+            for run in &mut news {
+                *run = leaf.residency.take_news();
+            }
+        }
+        drop(guard);
+        for run in news.into_iter().flatten() {
+            space.counters.pages_thrashed.add(run.len());
+            let addr = index * LEAF_SIZE + run.start * PAGE_SIZE;
+            space.sink.thrashing(addr as u64, run.len() * PAGE_SIZE);
+        }
+        Ok(seen)
+    }
+
+    /// Moves `pages` to device memory, as many as can be, and waits so long for room. Tells whether
+    /// some moved.
+    pub(super) fn move_in(&mut self, pages: &PageSet, wait: Delta) -> bool {
+        let (space, index) = (self.space, self.index);
+        let (Some(memory), Some(client)) = (space.mmu.memory(), &space.client) else {
+            return false;
+        };
+        if pages.is_empty() {
+            return false;
+        }
+        let cancelled = || space.is_detached() || space.mmu.is_gone();
+        let wait = Wait::until(Instant::now() + wait, &cancelled);
+        let Ok(mut stock) = Stock::new(memory, client, pages, wait) else {
+            space.counters.no_room.add(1);
+            return false;
+        };
+        space.pt.lock().book_mut().migrating = self.addresses(0..LEAF_PAGES);
+        let Moved {
+            pages,
+            zeroed,
+            failed,
+        } = migrate::to_vram(
+            &*space.mmu,
+            self.session,
+            index,
+            pages,
+            &mut stock,
+            &mut self.scratch.migration,
+        );
+        space.pt.lock().book_mut().migrating = None;
+        drop(stock);
+
+        let counters = &space.counters;
+        counters.failed_copies.add(usize::from(failed));
+        if pages.is_empty() {
+            return false;
+        }
+        counters.migrations.add(1);
+        counters.pages_to_vram.add(pages.len());
+        counters.pages_zeroed.add(zeroed);
+        let mut from = 0;
+        while let Some(run) = next_run(&pages, from) {
+            from = run.end;
+            let addr = index * LEAF_SIZE + run.start * PAGE_SIZE;
+            let len = run.len() * PAGE_SIZE;
+            space.sink.migrated(addr as u64, len, Location::Vram);
+        }
+        true
+    }
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Requests of users, a few leaves at a time.
+
+use super::{
+    leaf::{
+        self,
+        patience,
+        LeafTurn,
+        Missed, //
+    },
+    place::Seen,
+    Scratch, //
+};
+use crate::{
+    migrate::next_run,
+    svm::{
+        device::{
+            Mmu,
+            LEAF_PAGES,
+            LEAF_SIZE, //
+        },
+        node::Mirrored,
+        policy::Location,
+        request::{
+            Look,
+            Task, //
+        },
+        space::Space, //
+    },
+    vram::PageSet, //
+};
+use core::ops::Range;
+use kernel::{
+    mm::{
+        addr::{
+            PageRange,
+            VirtAddr, //
+        },
+        mmu_interval::{
+            IntervalRef,
+            IntervalSet, //
+        },
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    ptr::Alignment,
+    sync::Arc,
+    time::Delta, //
+};
+
+/// Leaves of requests in a turn; then faults have theirs.
+const LEAVES: usize = 8;
+/// Attempts to look at a leaf that changes, or to map what was moved.
+const ATTEMPTS: usize = 8;
+/// How long one leaf waits for room.
+const WAIT: Delta = Delta::from_secs(5);
+
+impl<M: Mmu> Scratch<M> {
+    /// Goes on with the oldest request.
+    pub(super) fn serve_request(&mut self, space: &Arc<Space<M>>) {
+        let Some(mut request) = space.take_request() else {
+            return;
+        };
+        let mut session = IntervalSet::enter(&space.intervals);
+        for _ in 0..LEAVES {
+            let Some((index, pages)) = request.next() else {
+                break;
+            };
+            let Some(session) = &mut session else {
+                // The process is gone, and nothing is anywhere.
+                continue;
+            };
+            let mut turn = LeafTurn {
+                space,
+                session,
+                index,
+                faults: &[],
+                scratch: &mut *self,
+            };
+            turn.scratch.wanted.fill(None);
+            turn.scratch.moved_in = false;
+            let result = match &request.task {
+                Task::Move(Location::Vram) => turn.prefetch(pages),
+                Task::Move(_) => turn.recall(pages),
+                Task::Look(look) => turn.report(pages, look),
+            };
+            if matches!(result, Err(Missed::Gone)) {
+                break;
+            }
+        }
+        if !self.mapped.is_empty() {
+            self.complete(space);
+        }
+        if !request.is_done() {
+            space.put_request(request);
+            return;
+        }
+        match &request.task {
+            Task::Look(look) => space.looked(look),
+            Task::Move(_) => {
+                if let (Some((addr, value)), Some(session)) = (request.fence, session) {
+                    // Who made the memory unwritable does not wait for it.
+                    let _ = session.store_u64(addr, value);
+                    space.sink.fence_written();
+                }
+            }
+        }
+    }
+}
+
+impl<M: Mmu> LeafTurn<'_, '_, M> {
+    /// The node and all of the leaf that a process can have; `None` if that is nothing.
+    fn window(&mut self) -> Result<Option<(IntervalRef<Mirrored<M>>, PageRange)>, Missed> {
+        let start = VirtAddr::new(self.index * LEAF_SIZE);
+        let limit = self.session.limit();
+        if start >= limit {
+            return Ok(None);
+        }
+        let leaf = PageRange::block(start, Alignment::new::<LEAF_SIZE>())?;
+        let node = self.space.node(self.session, start)?;
+        let window = PageRange::new(leaf.start(), leaf.end().min(limit))?;
+        Ok(Some((node, window)))
+    }
+
+    /// Moves `pages` to device memory, and maps them.
+    fn prefetch(&mut self, pages: Range<usize>) -> Result<(), Missed> {
+        let Some((node, window)) = self.window()? else {
+            return Ok(());
+        };
+        let seen = match self.look(&node, window) {
+            Err(Missed::Collided) => None,
+            seen => Some(seen?),
+        };
+        let pinned = self.space.policy.lock().pinned(self.index * LEAF_PAGES);
+        let mut chosen = PageSet::default();
+        for page in pages.filter(|&page| page < window.pages() && !pinned.contains(page)) {
+            let stays = |seen: &Seen| {
+                seen.device.contains(page) || seen.bound.contains(page)
+            };
+            if !seen.as_ref().is_some_and(stays) {
+                chosen.insert(page);
+            }
+        }
+        self.move_in(&chosen, WAIT);
+        for _ in 0..ATTEMPTS {
+            match self.commit(&node, window, leaf::Look::Free) {
+                Err(Missed::Collided) => self.space.counters.collisions.add(1),
+                result => return result,
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves `pages` to system memory.
+    fn recall(&mut self, pages: Range<usize>) -> Result<(), Missed> {
+        let Some((node, window)) = self.window()? else {
+            return Ok(());
+        };
+        for _ in 0..ATTEMPTS {
+            let seen = match self.look(&node, window) {
+                Err(Missed::Collided) => continue,
+                seen => seen?,
+            };
+            let mut away = PageSet::default();
+            pages
+                .clone()
+                .filter(|&page| seen.device.contains(page))
+                .for_each(|page| away.insert(page));
+            let Some(run) = next_run(&away, 0) else {
+                return Ok(());
+            };
+            let before = seen.device.len();
+            let mut next = Some(run);
+            while let Some(run) = next {
+                next = next_run(&away, run.end);
+                let Some(range) = self.addresses(run) else {
+                    continue;
+                };
+                let pfns = &mut self.scratch.pfns;
+                // What cannot be had stays.
+                let _ = self.session.bring_home(&node, range, patience(), pfns);
+            }
+            let after = match self.look(&node, window) {
+                Err(Missed::Collided) => continue,
+                seen => seen?.device.len(),
+            };
+            self.space
+                .counters
+                .pages_recalled
+                .add(before.saturating_sub(after));
+            let addr = self.index * LEAF_SIZE + pages.start * PAGE_SIZE;
+            let moved = before.saturating_sub(after) * PAGE_SIZE;
+            if moved != 0 {
+                self.space
+                    .sink
+                    .migrated(addr as u64, moved, Location::System);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells where `pages` are.
+    fn report(&mut self, pages: Range<usize>, look: &Look) -> Result<(), Missed> {
+        let mut seen = None;
+        if let Some((node, window)) = self.window()? {
+            for _ in 0..ATTEMPTS {
+                match self.look(&node, window) {
+                    Err(Missed::Collided) => continue,
+                    result => seen = Some(result?),
+                }
+                break;
+            }
+        }
+        let mut report = look.report.lock();
+        let guard = self.space.pt.lock();
+        let leaf = guard.pt().leaves.get(&self.index);
+        for page in pages {
+            let is = |set: fn(&Seen) -> &PageSet| {
+                seen.as_ref().is_some_and(|seen| set(seen).contains(page))
+            };
+            let slot = leaf.map(|leaf| leaf.shadow.slot(page));
+            report.add(is(|seen| &seen.system), is(|seen| &seen.device), slot);
+        }
+        Ok(())
+    }
+}

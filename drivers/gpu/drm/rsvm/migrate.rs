@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages on their way between system and device memory.
+//!
+//! To device memory: memory is allocated first, since nothing may be allocated or evicted while
+//! pages are locked; then core unmaps and locks the pages ([`MmSession::migrate`]), the device
+//! copies them, and only what was certainly copied is installed. What could not be moved is where
+//! it was. Nothing here writes a PTE of the device: that takes a snapshot made afterwards.
+//!
+//! Back to system memory, for a CPU that touches a page or to make room, it is the other way round:
+//! see [`memory`].
+//!
+//! Locks: called with none but the worker's own. While folios are locked, only leaves are taken:
+//! those of the copy engine.
+
+pub(crate) mod memory;
+
+use crate::{
+    svm::{
+        device::{
+            Mmu,
+            Target,
+            Transfer,
+            LEAF_PAGES,
+            LEAF_SIZE, //
+        },
+        node::{
+            addresses_of,
+            Mirrored, //
+        },
+    },
+    vram::{
+        Client,
+        PageSet,
+        Pages,
+        Vram,
+        Wait, //
+    },
+};
+use core::ops::Range;
+use kernel::{
+    mm::{
+        memremap::{
+            DevFolio,
+            DeviceMemory,
+            Order,
+            Pagemap, //
+        },
+        migrate::MigrateBuf,
+        mmu_interval::MmSession, //
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::Arc, //
+};
+
+/// Byte offset in device memory of a page there.
+fn offset_of(page: u32) -> u64 {
+    u64::from(page) * PAGE_SIZE as u64
+}
+
+/// The first run of pages in `set` from page `from` on.
+pub(crate) fn next_run(set: &PageSet, from: usize) -> Option<Range<usize>> {
+    let start = (from..LEAF_PAGES).find(|&page| set.contains(page))?;
+    let end = (start..LEAF_PAGES).find(|&page| !set.contains(page));
+    Some(start..end.unwrap_or(LEAF_PAGES))
+}
+
+/// Device memory for pages of a leaf. What is not given out goes back.
+pub(crate) struct Stock<'a, D: DeviceMemory> {
+    pagemap: &'a Pagemap<D>,
+    vram: &'a Arc<Vram>,
+    pages: Pages,
+    /// First page of 2 MiB in one piece.
+    huge: Option<u32>,
+    /// Pages of that which were given out one by one.
+    given: PageSet,
+}
+
+impl<'a, D: DeviceMemory> Stock<'a, D> {
+    /// Allocates for `pages`: for a whole leaf in one piece if there is one. May sleep, and evict;
+    /// no folio is locked.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Vram::alloc_window`].
+    pub(crate) fn new(
+        (pagemap, vram): (&'a Pagemap<D>, &'a Arc<Vram>),
+        client: &Arc<Client>,
+        pages: &PageSet,
+        wait: Wait<'_>,
+    ) -> Result<Self> {
+        let mut pages = if *pages == PageSet::FULL {
+            vram.alloc_huge(client, wait)?
+        } else {
+            vram.alloc_window(client, pages, wait)?
+        };
+        Ok(Self {
+            pagemap,
+            vram,
+            huge: pages.take_huge(),
+            pages,
+            given: PageSet::default(),
+        })
+    }
+
+    /// A folio for page `page` of the leaf. Does not sleep.
+    fn give(&mut self, page: usize, order: Order) -> Option<DevFolio<'a, D>> {
+        let Some(first) = self.huge else {
+            let index = self.pages.take(page).filter(|_| order == Order::Page)?;
+            return self.claim(index);
+        };
+        match order {
+            Order::Huge => {
+                if !self.given.is_empty() {
+                    return None;
+                }
+                let folio = self.pagemap.folio(first, order).ok()?;
+                self.huge = None;
+                Some(folio)
+            }
+            Order::Page => {
+                if self.given.contains(page) {
+                    return None;
+                }
+                self.given.insert(page);
+                // CAST: Less than 512.
+                self.claim(first + page as u32)
+            }
+        }
+    }
+
+    /// Makes a small folio of a page that belongs to nobody else from now on.
+    fn claim(&self, index: u32) -> Option<DevFolio<'a, D>> {
+        self.pagemap
+            .folio(index, Order::Page)
+            .inspect_err(|_| self.vram.free(index, 1))
+            .ok()
+    }
+}
+
+impl<D: DeviceMemory> Drop for Stock<'_, D> {
+    fn drop(&mut self) {
+        let Some(first) = self.huge else { return };
+        let mut rest = PageSet::FULL;
+        self.given.iter().for_each(|page| rest.remove(page));
+        let mut from = 0;
+        while let Some(run) = next_run(&rest, from) {
+            // CAST: Less than 512.
+            self.vram.free(first + run.start as u32, run.len() as u32);
+            from = run.end;
+        }
+    }
+}
+
+/// What came of a migration.
+#[derive(Default)]
+pub(crate) struct Moved {
+    /// Pages that are in device memory now and were not before.
+    pub(crate) pages: PageSet,
+    /// How many of them had no memory before.
+    pub(crate) zeroed: usize,
+    /// The device failed, and something stayed for that reason.
+    pub(crate) failed: bool,
+}
+
+/// Moves `pages` of the leaf `index` to the device memory in `stock`: those of anonymous memory,
+/// and those that have no memory yet. Takes mmap_lock.
+pub(crate) fn to_vram<M: Mmu>(
+    mmu: &M,
+    session: &mut MmSession<'_, Mirrored<M>>,
+    index: usize,
+    pages: &PageSet,
+    stock: &mut Stock<'_, M::Memory>,
+    buf: &mut MigrateBuf,
+) -> Moved {
+    let mut moved = Moved::default();
+    let whole = *pages == PageSet::FULL;
+    let mut at = 0;
+    while let Some(run) = next_run(pages, at) {
+        let Some(range) = addresses_of(index, run.clone()) else {
+            break;
+        };
+        let Some(mapped) = session.first_mapped(range) else {
+            at = run.end;
+            continue;
+        };
+        let first = mapped.start().as_usize() % LEAF_SIZE / PAGE_SIZE;
+        at = first + mapped.pages();
+        let collected = match session.migrate(stock.pagemap, mapped, whole, buf) {
+            Ok(Some(collected)) => collected,
+            // Nothing there can move, or it is not mapped any more.
+            Ok(None) | Err(EINVAL | ENOENT) => continue,
+            // No memory, or the process is going.
+            Err(_) => break,
+        };
+        at = first + collected.range().pages();
+        let filled = collected.fill(|page, order| stock.give(first + page, order));
+        if filled.is_empty() {
+            continue;
+        }
+        let installed = mmu.with_dma_device(|dev| {
+            let mapped = filled.map(dev);
+            let copied = mmu.transfer(&mut mapped.copies().map(|(copy, addr)| Transfer {
+                from: addr.map(Target::System),
+                to: Target::Vram(offset_of(copy.device)),
+                len: copy.pages * PAGE_SIZE,
+            }));
+            moved.failed |= copied.is_err();
+            mapped.install(|_| copied.is_ok())
+        });
+        let Some(installed) = installed else { break };
+        for copy in installed.moved() {
+            let start = first + copy.page;
+            (start..start + copy.pages).for_each(|page| moved.pages.insert(page));
+            if copy.hole {
+                moved.zeroed += copy.pages;
+            }
+        }
+        installed.finalize();
+    }
+    moved
+}

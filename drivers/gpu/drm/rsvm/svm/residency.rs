@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages that bounce between device and system memory.
+//!
+//! A leaf remembers for each group of 64 KiB when it came to device memory, and when the CPU took
+//! it back. A group that came back before its minimum residency was over is *remote* for a while:
+//! the device uses it in system memory. So is one that was evicted: with more in use than fits, to
+//! fetch it at once would evict something else that is in use. Under the space's page-table lock; bounded, for it is part
+//! of the leaf.
+
+use super::device::{
+    PageSize,
+    LEAF_PAGES, //
+};
+use crate::vram::PageSet;
+use core::ops::Range;
+
+const GROUP: usize = PageSize::Size64K.pages();
+const GROUPS: usize = LEAF_PAGES / GROUP;
+
+/// For how many times the minimum residency a group is remote.
+const REMOTE_FACTOR: u32 = 20;
+
+/// A time in milliseconds; wraps around after weeks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Millis(u32);
+
+impl Millis {
+    pub(crate) fn now() -> Self {
+        use kernel::time::{
+            Instant,
+            Monotonic, //
+        };
+        // CAST: Wraps around, see above.
+        Self((Instant::<Monotonic>::now().as_nanos() / 1_000_000) as u32)
+    }
+
+    fn since(self, then: Self) -> u32 {
+        self.0.wrapping_sub(then.0)
+    }
+}
+
+/// When the pages of a leaf came and went.
+pub(crate) struct Residency {
+    arrived: [Option<Millis>; GROUPS],
+    came_back: [Option<Millis>; GROUPS],
+    /// Groups that came back since somebody asked, a bit for each.
+    news: u32,
+}
+
+impl Residency {
+    pub(super) const fn new() -> Self {
+        Self {
+            arrived: [None; GROUPS],
+            came_back: [None; GROUPS],
+            news: 0,
+        }
+    }
+
+    /// `page` was mapped in device memory.
+    pub(crate) fn arrive(&mut self, page: usize, now: Millis) {
+        self.arrived[page / GROUP] = Some(now);
+    }
+
+    /// The CPU takes `page` back, which should have stayed `minimum` ms.
+    pub(super) fn come_back(&mut self, page: usize, now: Millis, minimum: u32) {
+        let group = page / GROUP;
+        if self.arrived[group].is_some_and(|then| now.since(then) < minimum) {
+            self.came_back[group] = Some(now);
+            self.news |= 1 << group;
+        }
+    }
+
+    /// `page` has to make room: it would soon be in somebody else's way again.
+    pub(super) fn evict(&mut self, page: usize, now: Millis) {
+        self.came_back[page / GROUP] = Some(now);
+    }
+
+    /// Pages that are remote.
+    pub(crate) fn remote(&self, now: Millis, minimum: u32) -> PageSet {
+        let mut remote = PageSet::default();
+        for (group, then) in self.came_back.iter().enumerate() {
+            let span = minimum.saturating_mul(REMOTE_FACTOR);
+            if then.is_some_and(|then| now.since(then) < span) {
+                (group * GROUP..(group + 1) * GROUP).for_each(|page| remote.insert(page));
+            }
+        }
+        remote
+    }
+
+    /// A run of pages that became remote and was not returned before.
+    pub(crate) fn take_news(&mut self) -> Option<Range<usize>> {
+        // CAST: At most 32.
+        let start = self.news.trailing_zeros() as usize;
+        if start == GROUPS {
+            return None;
+        }
+        let len = (self.news >> start).trailing_ones() as usize;
+        for group in start..start + len {
+            self.news &= !(1 << group);
+        }
+        Some(start * GROUP..(start + len) * GROUP)
+    }
+}
+
+#[cfg(CONFIG_DRM_RSVM_KUNIT_TEST)]
+#[kernel::prelude::kunit_tests(rsvm_svm_residency)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_back_too_soon_is_remote() {
+        let mut residency = Residency::new();
+        // Around the end of the clock.
+        let at = |ms: u32| Millis(ms.wrapping_sub(40));
+        residency.come_back(3, at(0), 50);
+        assert!(residency.remote(at(0), 50).is_empty());
+        residency.arrive(20, at(0));
+        residency.arrive(40, at(0));
+        residency.come_back(21, at(49), 50);
+        residency.come_back(41, at(50), 50);
+        let remote = residency.remote(at(60), 50);
+        assert!(remote.iter().eq(16..32));
+        assert_eq!(residency.take_news(), Some(16..32));
+        assert_eq!(residency.take_news(), None);
+        assert!(!residency.remote(at(49 + 20 * 50 - 1), 50).is_empty());
+        assert!(residency.remote(at(49 + 20 * 50), 50).is_empty());
+    }
+
+    #[test]
+    fn what_was_evicted_is_remote() {
+        let mut residency = Residency::new();
+        residency.evict(100, Millis(7));
+        assert!(residency.remote(Millis(8), 50).iter().eq(96..112));
+        assert_eq!(residency.take_news(), None);
+        assert!(residency.remote(Millis(7 + 20 * 50), 50).is_empty());
+    }
+
+    #[test]
+    fn news_are_runs() {
+        let mut residency = Residency::new();
+        for page in [0, 16, 496] {
+            residency.arrive(page, Millis(0));
+            residency.come_back(page, Millis(1), 50);
+        }
+        assert_eq!(residency.take_news(), Some(0..32));
+        assert_eq!(residency.take_news(), Some(496..512));
+        assert_eq!(residency.take_news(), None);
+    }
+}
