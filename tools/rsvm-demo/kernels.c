@@ -42,6 +42,17 @@ void lookup(const struct lookup *l, uint64_t index, uint64_t n)
 	}
 }
 
+void mix(const struct mix *m, uint64_t index, uint64_t n)
+{
+	struct share s = share_of(m->count / MIX_STRIDE, index, n);
+
+	for (uint64_t i = s.begin; i < s.end; i++) {
+		uint64_t *word = m->data + i * MIX_STRIDE;
+
+		*word = mix_value(*word, m->pass);
+	}
+}
+
 void stencil(const struct stencil *s, uint64_t index, uint64_t n)
 {
 	struct share rows = share_of(s->height - 2, index, n);

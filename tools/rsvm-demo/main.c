@@ -77,6 +77,11 @@ void demo_end(struct demo *demo)
 	       b.map_4k - a->map_4k, b.map_64k - a->map_64k, b.map_2m - a->map_2m,
 	       b.demotions - a->demotions, b.invalidations - a->invalidations,
 	       b.retries - a->retries);
+	if (b.to_vram != a->to_vram)
+		printf("  %" PRIu64 " migrations, %" PRIu64 " pages to device memory, %" PRIu64
+		       " of them zeroed there; %" PRIu64 " kept away because they bounced\n",
+		       b.migrations - a->migrations, b.to_vram - a->to_vram,
+		       b.zeroed - a->zeroed, b.thrashed - a->thrashed);
 	printf("  %.3f s, of which %.3f s waiting for the GPU\n", ns / 1e9, demo->gpu_ns / 1e9);
 }
 
@@ -123,6 +128,7 @@ int main(void)
 	demo_hash_table(&demo);
 	demo_stencil(&demo);
 	demo_moving_memory(&demo);
+	demo_oversubscribe(&demo);
 	demo_bad_pointer(&demo);
 	rsvm_queue_destroy(demo.queue);
 	rsvm_module_unload(demo.module);

@@ -52,6 +52,20 @@ struct stencil {
 	float rate;
 };
 
+/* Every MIX_STRIDE'th word of data becomes mix_value() of itself. */
+struct mix {
+	uint64_t *data;
+	uint64_t count;
+	uint64_t pass;
+};
+
+#define MIX_STRIDE 128
+
+static inline uint64_t mix_value(uint64_t value, uint64_t pass)
+{
+	return hash(value + pass);
+}
+
 static inline float stencil_point(const struct stencil *s, uint64_t x, uint64_t y)
 {
 	const float *p = s->from + y * s->width + x;

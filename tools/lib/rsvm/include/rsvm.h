@@ -69,11 +69,24 @@ struct rsvm_stats {
 	uint64_t retries;	/* memory changed while a fault was served */
 	uint64_t demotions;	/* 2 MiB entries split */
 	uint64_t prefetched;	/* pages mapped beside the one that faulted */
+	uint64_t migrations;	/* to device memory */
+	uint64_t to_vram;	/* pages that came to device memory */
+	uint64_t zeroed;	/* how many of them had no memory before */
+	uint64_t recalled;	/* pages that came back by request */
+	uint64_t thrashed;	/* pages that stay for a while because they bounced */
+};
+
+/* Where pages are, in bytes. */
+struct rsvm_residency {
+	uint64_t system;
+	uint64_t vram;
+	uint64_t mapped_read;	/* mapped by the device */
+	uint64_t mapped_write;	/* mapped by the device for writing */
 };
 
 /* Same layout as struct drm_rsvm_event. */
 struct rsvm_event {
-	uint32_t type;		/* 0 fault, 1 fatal fault */
+	uint32_t type;		/* DRM_RSVM_EVENT_* */
 	uint32_t size;
 	uint64_t time_ns;	/* CLOCK_MONOTONIC */
 	uint64_t addr;
@@ -98,6 +111,23 @@ void rsvm_close(rsvm_context *context);
 /* A property of the device: DRM_RSVM_PARAM_*. */
 int rsvm_query(rsvm_context *context, uint32_t param, uint64_t *value);
 int rsvm_get_stats(rsvm_context *context, struct rsvm_stats *stats);
+
+/*
+ * Has len bytes at addr, whole pages, moved to DRM_RSVM_SVM_LOCATION_SYSTEM or
+ * _VRAM, and returns at once. When everything was tried, value is written to
+ * *fence, unless fence is NULL: rsvm_wait_value() waits for that. -ENOENT:
+ * nothing is mapped there.
+ */
+int rsvm_migrate(rsvm_context *context, const void *addr, size_t len,
+		 uint32_t location, uint64_t *fence, uint64_t value);
+/* DRM_RSVM_SVM_ATTR_* of whole pages; the value read is that of the first. */
+int rsvm_set_attribute(rsvm_context *context, const void *addr, size_t len,
+		       uint32_t attribute, uint64_t value);
+int rsvm_get_attribute(rsvm_context *context, const void *addr,
+		       uint32_t attribute, uint64_t *value);
+/* Where len bytes at addr, whole pages, are now. */
+int rsvm_where(rsvm_context *context, const void *addr, size_t len,
+	       struct rsvm_residency *where);
 
 /* Loads a program from memory or a file. -ENOEXEC: the device cannot run it. */
 int rsvm_module_load(const void *elf, size_t size, rsvm_module **module);

@@ -7,7 +7,7 @@
 #![allow(clippy::missing_safety_doc, missing_docs)]
 
 use crate::error::{Error, Fault, Result};
-use crate::{uapi, Context, Events, Kernel, Module, Queue, Stats};
+use crate::{uapi, Context, Events, Kernel, Location, Module, Queue, Residency, Stats};
 use std::cell::RefCell;
 use std::ffi::{c_char, c_int, c_void, CStr, CString, OsStr};
 use std::mem::ManuallyDrop;
@@ -171,6 +171,59 @@ pub unsafe extern "C" fn rsvm_query(context: *const Context, param: u32, out: *m
 pub unsafe extern "C" fn rsvm_get_stats(context: *const Context, out: *mut Stats) -> c_int {
     // SAFETY: Pointers as the header says.
     unsafe { put(out, || get(context)?.stats()) }
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn rsvm_migrate(
+    context: *const Context,
+    addr: *const c_void,
+    len: usize,
+    location: u32,
+    fence: *mut u64,
+    value: u64,
+) -> c_int {
+    // SAFETY: Pointers as the header says.
+    status(unsafe {
+        (|| {
+            let to = Location::from_raw(location)?;
+            get(context)?.migrate(addr.cast(), len, to, fence, value)
+        })()
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn rsvm_set_attribute(
+    context: *const Context,
+    addr: *const c_void,
+    len: usize,
+    attribute: u32,
+    value: u64,
+) -> c_int {
+    // SAFETY: A handle as the header says; the driver checks the rest.
+    let context = unsafe { get(context) };
+    status(context.and_then(|c| c.set_attribute_raw(addr.cast(), len, attribute, value)))
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn rsvm_get_attribute(
+    context: *const Context,
+    addr: *const c_void,
+    attribute: u32,
+    out: *mut u64,
+) -> c_int {
+    // SAFETY: Pointers as the header says.
+    unsafe { put(out, || get(context)?.attribute_raw(addr.cast(), attribute)) }
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn rsvm_where(
+    context: *const Context,
+    addr: *const c_void,
+    len: usize,
+    out: *mut Residency,
+) -> c_int {
+    // SAFETY: Pointers as the header says.
+    unsafe { put(out, || get(context)?.residency(addr.cast(), len)) }
 }
 
 #[no_mangle]

@@ -31,6 +31,7 @@ pub mod method;
 mod module;
 mod queue;
 mod stats;
+mod svm;
 pub mod uapi;
 
 pub use context::{Context, Param};
@@ -40,3 +41,4 @@ pub use events::Events;
 pub use module::{Kernel, Module};
 pub use queue::{Fence, Queue};
 pub use stats::Stats;
+pub use svm::{Attribute, Location, Residency};

@@ -51,6 +51,16 @@ stats! {
     demotions = "rsvm-demotions",
     /// Pages mapped beside the one that faulted.
     prefetched = "rsvm-prefetched",
+    /// Migrations to device memory.
+    migrations = "rsvm-migrations",
+    /// Pages of 4 KiB that came to device memory.
+    to_vram = "rsvm-to-vram",
+    /// How many of them had no memory before.
+    zeroed = "rsvm-zeroed",
+    /// Pages that came back to system memory by request.
+    recalled = "rsvm-recalled",
+    /// Pages that stay in system memory for a while because they bounced.
+    thrashed = "rsvm-thrashed",
 }
 
 fn value(text: &str, key: &'static str) -> Result<u64> {
@@ -72,7 +82,7 @@ mod tests {
         text
     }
 
-    const ALL: [&str; 11] = [
+    const ALL: [&str; 16] = [
         "rsvm-faults",
         "rsvm-batches",
         "rsvm-pages",
@@ -84,6 +94,11 @@ mod tests {
         "rsvm-retries",
         "rsvm-demotions",
         "rsvm-prefetched",
+        "rsvm-migrations",
+        "rsvm-to-vram",
+        "rsvm-zeroed",
+        "rsvm-recalled",
+        "rsvm-thrashed",
     ];
 
     #[test]

@@ -100,6 +100,39 @@ ioctls! {
     EventOpen = IOC_READ | IOC_WRITE, 7 => {
         vm_id: u32, flags: u32, mask: u32, fd: i32,
     }
+    /// struct drm_rsvm_svm_set_attr
+    SvmSetAttr = IOC_WRITE, 0xb => {
+        vm_id: u32, flags: u32, addr: u64, len: u64, attrs: u64, count: u32, stride: u32,
+    }
+    /// struct drm_rsvm_svm_get_attr
+    SvmGetAttr = IOC_READ | IOC_WRITE, 0xc => {
+        vm_id: u32, flags: u32, addr: u64, len: u64, attrs: u64, pages: u64, count: u32,
+        stride: u32, same_len: u64, system: u64, vram: u64, mapped_read: u64, mapped_write: u64,
+    }
+    /// struct drm_rsvm_svm_migrate
+    SvmMigrate = IOC_WRITE, 0xd => {
+        vm_id: u32, flags: u32, location: u32, num_ranges: u32, ranges: u64, fence_addr: u64,
+        fence_value: u64,
+    }
+}
+
+/// struct drm_rsvm_svm_attr: an attribute of a range.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct SvmAttr {
+    pub r#type: u32,
+    pub pad: u32,
+    pub value: u64,
+}
+
+/// struct drm_rsvm_svm_range: addresses of a process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct SvmRange {
+    pub addr: u64,
+    pub len: u64,
 }
 
 /// struct drm_rsvm_event: one record read from an event file.
@@ -124,6 +157,12 @@ pub const FENCE_GE: u32 = 2;
 pub const EVENT_FAULT: u32 = 0;
 /// DRM_RSVM_EVENT_FATAL_FAULT
 pub const EVENT_FATAL_FAULT: u32 = 1;
+/// DRM_RSVM_EVENT_MIGRATE
+pub const EVENT_MIGRATE: u32 = 2;
+/// DRM_RSVM_EVENT_EVICT
+pub const EVENT_EVICT: u32 = 3;
+/// DRM_RSVM_EVENT_THRASH
+pub const EVENT_THRASH: u32 = 4;
 
 /// struct drm_version of the DRM core.
 #[repr(C)]

@@ -58,7 +58,7 @@ macro_rules! same {
             expected: size_of::<$rust>() as u64,
         });
         $($checks.push(Check {
-            expression: format!("offsetof({}, {})", $c, stringify!($field)),
+            expression: format!("offsetof({}, {})", $c, stringify!($field).trim_start_matches("r#")),
             expected: std::mem::offset_of!($rust, $field) as u64,
         });)*
     };
@@ -135,6 +135,53 @@ fn uapi_structures_and_numbers() {
         uapi::EventOpen,
         [vm_id, flags, mask, fd]
     );
+    same!(
+        c,
+        "struct drm_rsvm_svm_set_attr",
+        uapi::SvmSetAttr,
+        [vm_id, flags, addr, len, attrs, count, stride]
+    );
+    same!(
+        c,
+        "struct drm_rsvm_svm_get_attr",
+        uapi::SvmGetAttr,
+        [
+            vm_id,
+            flags,
+            addr,
+            len,
+            attrs,
+            pages,
+            count,
+            stride,
+            same_len,
+            system,
+            vram,
+            mapped_read,
+            mapped_write
+        ]
+    );
+    same!(
+        c,
+        "struct drm_rsvm_svm_migrate",
+        uapi::SvmMigrate,
+        [
+            vm_id,
+            flags,
+            location,
+            num_ranges,
+            ranges,
+            fence_addr,
+            fence_value
+        ]
+    );
+    same!(
+        c,
+        "struct drm_rsvm_svm_attr",
+        uapi::SvmAttr,
+        [r#type, pad, value]
+    );
+    same!(c, "struct drm_rsvm_svm_range", uapi::SvmRange, [addr, len]);
     event_layout(&mut c, "struct drm_rsvm_event");
     c.extend([
         constant("DRM_IOCTL_RSVM_QUERY", uapi::Query::NUMBER),
@@ -148,6 +195,25 @@ fn uapi_structures_and_numbers() {
             uapi::WaitUserFence::NUMBER,
         ),
         constant("DRM_IOCTL_RSVM_EVENT_OPEN", uapi::EventOpen::NUMBER),
+        constant("DRM_IOCTL_RSVM_SVM_SET_ATTR", uapi::SvmSetAttr::NUMBER),
+        constant("DRM_IOCTL_RSVM_SVM_GET_ATTR", uapi::SvmGetAttr::NUMBER),
+        constant("DRM_IOCTL_RSVM_SVM_MIGRATE", uapi::SvmMigrate::NUMBER),
+        constant("DRM_RSVM_EVENT_MIGRATE", uapi::EVENT_MIGRATE),
+        constant("DRM_RSVM_EVENT_EVICT", uapi::EVENT_EVICT),
+        constant("DRM_RSVM_EVENT_THRASH", uapi::EVENT_THRASH),
+        constant(
+            "DRM_RSVM_SVM_LOCATION_SYSTEM",
+            rsvm::Location::System as u32,
+        ),
+        constant("DRM_RSVM_SVM_LOCATION_VRAM", rsvm::Location::Vram as u32),
+        constant(
+            "DRM_RSVM_SVM_ATTR_GRANULARITY",
+            rsvm::Attribute::Granularity as u32,
+        ),
+        constant(
+            "DRM_RSVM_SVM_ATTR_NO_MIGRATE",
+            rsvm::Attribute::NoMigrate as u32,
+        ),
         constant("DRM_RSVM_FENCE_GE", uapi::FENCE_GE),
         constant("DRM_RSVM_EVENT_FAULT", uapi::EVENT_FAULT),
         constant("DRM_RSVM_EVENT_FATAL_FAULT", uapi::EVENT_FATAL_FAULT),
@@ -219,8 +285,19 @@ fn library_structures() {
             replays,
             retries,
             demotions,
-            prefetched
+            prefetched,
+            migrations,
+            to_vram,
+            zeroed,
+            recalled,
+            thrashed
         ]
+    );
+    same!(
+        c,
+        "struct rsvm_residency",
+        rsvm::Residency,
+        [system, vram, mapped_read, mapped_write]
     );
     event_layout(&mut c, "struct rsvm_event");
     compare("library_layout", "#include \"rsvm.h\"", &c);
