@@ -202,10 +202,11 @@ build() {
 		compile drivers/gpu/drm/rsvm/rsvm.ko
 	else
 		compile bzImage modules
+		compile M=tools/testing/selftests/rsvm/test_modules
 	fi
 	mkdir -p "$BUILD/kernel-$config"
 	cp "$tree/arch/x86/boot/bzImage" "$BUILD/kernel-$config/" 2>/dev/null || true
-	(cd "$tree" && find drivers lib -name '*.ko' -exec cp {} "$BUILD/kernel-$config/" \;)
+	(cd "$tree" && find drivers lib tools/testing/selftests/rsvm -name '*.ko' -exec cp {} "$BUILD/kernel-$config/" \;)
 	ln -sfn "$tree" "$BUILD/kernel-$config/source"
 	say "kernel ($config): done"
 }

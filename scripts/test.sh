@@ -5,7 +5,8 @@
 #
 #   KERNEL=test      debug: the selftests on the debug kernel, nothing else
 #   STAGES='a b'     run only these: model, kunit, compile-fail, selftests,
-#                    selftests-v3, removal; with KERNEL=debug also alloc
+#                    selftests-v3, selftests-small-vram, removal; with
+#                    KERNEL=debug also alloc
 . "$(dirname "$0")/lib.sh"
 export CARGO_TARGET_DIR=$BUILD/cargo
 
@@ -13,10 +14,13 @@ export KERNEL=${KERNEL:-test}
 # Hang guards, for a VM and for a program in it, in seconds.
 case $KERNEL in
 debug)
-	stages='selftests selftests-v3 removal alloc' mem=6G vm_limit=9000 limit=1800
+	stages='selftests selftests-v3 selftests-small-vram removal alloc' mem=6G vm_limit=9000 limit=1800
 	scale=RSVM_SCALE=4
 	;;
-*) stages='model kunit compile-fail selftests selftests-v3 removal' mem=4G vm_limit=1500 limit=600 scale='' ;;
+*)
+	stages='model kunit compile-fail selftests selftests-v3 selftests-small-vram removal'
+	mem=4G vm_limit=1500 limit=600 scale=''
+	;;
 esac
 STAGES=${STAGES:-$stages}
 passed=0 failed=0 skipped=0
@@ -95,6 +99,12 @@ stage_selftests() { selftest selftests CMD="$scale sh selftests/run.sh -t $limit
 # The page-table formats differ; what faults, maps and unmaps runs on both.
 stage_selftests-v3() {
 	selftest selftests-v3 VGPU_ARGS='--mmu 3' CMD="$scale sh selftests/run.sh -t $limit memory mm fault stats"
+}
+
+# More memory than VRAM, and little RAM that can be fragmented; then the device
+# is pulled out.
+stage_selftests-small-vram() {
+	selftest selftests-small-vram MEM=1536M VGPU_ARGS='--vram 16M' CMD="$scale sh selftests/run.sh -t $limit"
 }
 
 # The device vanishes from the bus.

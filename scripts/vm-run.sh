@@ -128,9 +128,11 @@ qemu_pid=''
 wait "$tail_pid" 2>/dev/null || true
 
 splat='WARNING:|BUG:|Oops|general protection fault|KASAN|Kernel panic|possible circular locking|possible recursive locking|INFO: task .* blocked|unreferenced object|DMA-API:.*(leak|error|device driver|disabling)|kmemleak:.*(disabled|Cannot allocate)|guest: WARNING|UBSAN|refcount_t:|INFO: rcu|soft lockup|Call Trace:|not ok '
-if grep -qE "$splat" "$run/console"; then
+# What the OOM killer tells of its work is no complaint.
+sed '/invoked oom-killer/,/Call Trace:/d' "$run/console" > "$run/messages"
+if grep -qE "$splat" "$run/messages"; then
 	echo "vm-run: the kernel complained:" >&2
-	grep -nE -B2 -A40 "$splat" "$run/console" | head -n 120 >&2
+	grep -nE -B2 -A40 "$splat" "$run/messages" | head -n 120 >&2
 	exit 125
 fi
 if [ -s "$run/status" ] && [ "$KERNEL" = debug ] && ! grep -q 'guest: looked for leaks' "$run/console"; then

@@ -200,6 +200,8 @@ TEST_F(fault, atomic)
 
 	ASSERT_OK(rsvm_query(self->g.fd, DRM_RSVM_PARAM_ATOMICS, &atomics));
 	*word_at(p, 0) = 5;
+	/* It is not to become device memory, where atomics are no question. */
+	ASSERT_OK(svm_set(&self->g, p, PAGE, DRM_RSVM_SVM_ATTR_NO_MIGRATE, 1));
 	ret = gpu_over(&self->g, GPU_SYM_k_atomic, p, 0, 64, 1, NULL);
 	if (atomics & DRM_RSVM_ATOMICS_SYSTEM) {
 		EXPECT_EQ(0, ret);

@@ -215,3 +215,38 @@ KERNEL(k_sum)
 		sum += ((volatile double *)slot(a, i))[k];
 	*(volatile double *)&a->out[i].value = sum;
 }
+
+/*
+ * other bytes from its slot on: counts the words that are not what round value
+ * left there, and leaves there what round value + 1 does. Reports the last wrong one.
+ */
+KERNEL(k_pattern)
+{
+	word *w = slot(a, i);
+	uint64_t wrong = 0, errors = 0;
+
+	(void)n;
+	for (uint64_t k = 0; k < a->other / sizeof(*w); k++) {
+		uint64_t v = w[k];
+
+		if (v != word_stamp(a->value, (uint64_t)&w[k])) {
+			wrong = v;
+			errors++;
+		}
+		w[k] = word_stamp(a->value + 1, (uint64_t)&w[k]);
+	}
+	report(a, i, wrong, errors);
+}
+
+/* The same without a change. */
+KERNEL(k_pattern_check)
+{
+	word *w = slot(a, i);
+	uint64_t errors = 0;
+
+	(void)n;
+	for (uint64_t k = 0; k < a->other / sizeof(*w); k++)
+		if (w[k] != word_stamp(a->value, (uint64_t)&w[k]))
+			errors++;
+	report(a, i, a->value, errors);
+}

@@ -13,6 +13,7 @@
 #include "gpu.h"
 #include "mem.h"
 #include "stats.h"
+#include "svm.h"
 
 /* A hang guard for emulated, debug-built guests; no test takes near as long. */
 #undef TEST_TIMEOUT_DEFAULT
