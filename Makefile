@@ -6,7 +6,7 @@ KERNEL ?= test
 S := scripts
 B := $(CURDIR)/build
 
-.PHONY: help demo test test-debug lint vm-run shell overlay kernel vgpu lib selftests kunit compile-fail root clean
+.PHONY: help demo test test-debug bench lint vm-run shell overlay kernel vgpu lib selftests kunit compile-fail root clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ test: ## all tests; ends with "N passed, N failed, N skipped"
 
 test-debug: ## the selftests with KASAN, lockdep, kmemleak, DMA-API debugging, failing allocations
 	@KERNEL=debug $(S)/test.sh
+
+bench: kernel vgpu ## figures beside test_hmm's and memcpy's: build/bench.json, build/bench.svg
+	@$(S)/user.sh bench
+	@$(S)/bench.sh
 
 lint: root ## rustfmt, clippy, checkpatch, rustdoc warnings, shellcheck
 	@$(S)/lint.sh

@@ -5,6 +5,7 @@
 #   user.sh vgpu        the virtual GPU         -> build/bin/rsvm-vgpu
 #   user.sh lib         the library and demo    -> build/lib/
 #   user.sh selftests   the kernel selftests    -> build/selftests/
+#   user.sh bench       the benchmark           -> build/lib/rsvm-bench
 . "$(dirname "$0")/lib.sh"
 export CARGO_TARGET_DIR=$BUILD/cargo
 
@@ -22,6 +23,12 @@ lib() {
 	quietly lib in_root make -C tools/rsvm-demo O="$BUILD/lib"
 }
 
+bench() {
+	say "benchmark: building"
+	quietly bench in_root make -C tools/rsvm-bench O="$BUILD/lib" \
+		KERNEL="$(readlink -f "$BUILD/kernel-test/source")"
+}
+
 selftests() {
 	local tree
 	tree=$(readlink -f "$BUILD/kernel-${KERNEL:-test}/source")
@@ -31,6 +38,6 @@ selftests() {
 }
 
 case ${1:-} in
-vgpu|lib|selftests) with_lock "user-$1" "$1" ;;
-*) die "usage: user.sh vgpu|lib|selftests" ;;
+vgpu|lib|bench|selftests) with_lock "user-$1" "$1" ;;
+*) die "usage: user.sh vgpu|lib|bench|selftests" ;;
 esac

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+/* Pages moving to device memory and back. */
+#include "bench.h"
+#include <drm/rsvm_drm.h>
+#include <stdio.h>
+#include <sys/mman.h>
+
+static void migrate(struct bench *bench, void *p, size_t size, uint32_t where)
+{
+	static uint64_t fence, value;
+
+	value++;
+	if (rsvm_migrate(bench->context, p, size, where, &fence, value) ||
+	    rsvm_wait_value(bench->queue, &fence, value, LIMIT_NS))
+		fail("migration");
+}
+
+struct both_ways {
+	struct rounds there, back;
+};
+
+static void ours(struct bench *bench, struct both_ways *out, size_t size, bool huge)
+{
+	size_t mapped = size < 2 * MIB ? 2 * MIB : size;
+	void *p = map(mapped, huge);
+	uint64_t start;
+
+	fill(p, mapped);
+	start = now_ns();
+	migrate(bench, p, size, DRM_RSVM_SVM_LOCATION_VRAM);
+	add_round(&out->there, now_ns() - start);
+	start = now_ns();
+	migrate(bench, p, size, DRM_RSVM_SVM_LOCATION_SYSTEM);
+	add_round(&out->back, now_ns() - start);
+	munmap(p, mapped);
+}
+
+static void peers(struct both_ways *out, size_t size, bool huge, void *mirror)
+{
+	size_t mapped = size < 2 * MIB ? 2 * MIB : size;
+	void *p = map(mapped, huge);
+	uint64_t start;
+
+	fill(p, mapped);
+	start = now_ns();
+	peer_to_device(p, size, mirror);
+	add_round(&out->there, now_ns() - start);
+	start = now_ns();
+	peer_to_system(p, size, mirror);
+	add_round(&out->back, now_ns() - start);
+	munmap(p, mapped);
+}
+
+void bench_migration(struct bench *bench)
+{
+	static const struct {
+		const char *name;
+		size_t size;
+		bool huge;
+	} cases[] = {
+		{ "4 KiB", 4 * KIB, false },
+		{ "64 KiB", 64 * KIB, false },
+		{ "2 MiB of 4 KiB pages", 2 * MIB, false },
+		{ "2 MiB huge page", 2 * MIB, true },
+	};
+	void *mirror = map(2 * MIB, false);
+	char name[64];
+
+	fill(mirror, 2 * MIB);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct both_ways mine = {}, peer = {};
+		struct rounds copy = {};
+
+		for (int round = 0; round < ROUNDS; round++) {
+			ours(bench, &mine, cases[i].size, cases[i].huge);
+			if (peer_open())
+				peers(&peer, cases[i].size, cases[i].huge, mirror);
+			add_round(&copy, copy_ns(cases[i].size));
+		}
+		snprintf(name, sizeof(name), "to device memory, %s", cases[i].name);
+		report(name, "ns", median(&mine.there), median(&peer.there), median(&copy));
+		snprintf(name, sizeof(name), "to system memory, %s", cases[i].name);
+		report(name, "ns", median(&mine.back), median(&peer.back), median(&copy));
+	}
+	munmap(mirror, 2 * MIB);
+}
+
+/* Time per page must not grow with what is moved already. */
+void bench_scaling(struct bench *bench)
+{
+	static const size_t sizes[] = { 16 * MIB, 128 * MIB, GIB };
+	uint64_t vram;
+	char name[64];
+
+	if (rsvm_query(bench->context, DRM_RSVM_PARAM_VRAM_TOTAL, &vram))
+		fail("query");
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		struct both_ways mine = {};
+		size_t size = sizes[i], pages = size / PAGE;
+
+		if (size > vram / 8 * 7) {
+			fprintf(stderr, "device memory is too small for %zu MiB\n", size / MIB);
+			break;
+		}
+		for (int round = 0; round < 3; round++)
+			ours(bench, &mine, size, true);
+		snprintf(name, sizeof(name), "to device memory, %zu MiB", size / MIB);
+		report(name, "ns/page", median(&mine.there) / pages, NONE, NONE);
+		snprintf(name, sizeof(name), "to system memory, %zu MiB", size / MIB);
+		report(name, "ns/page", median(&mine.back) / pages, NONE, NONE);
+	}
+}
+
+/* The device sweeps over four times its memory. */
+void bench_oversubscription(struct bench *bench)
+{
+	struct rounds mine = {}, copy = {};
+	uint64_t vram, start;
+	struct touch t;
+
+	if (rsvm_query(bench->context, DRM_RSVM_PARAM_VRAM_TOTAL, &vram))
+		fail("query");
+	t.pages = 4 * vram / PAGE;
+	t.base = map(4 * vram, true);
+	fill(t.base, 4 * vram);
+	run(bench, "touch", 256, &t);
+	for (int round = 0; round < 3; round++) {
+		start = now_ns();
+		run(bench, "touch", 256, &t);
+		add_round(&mine, now_ns() - start);
+		add_round(&copy, copy_ns(2 * 4 * vram));
+	}
+	report("sweep over 4 x device memory", "ns/page", median(&mine) / t.pages, NONE,
+	       median(&copy) / t.pages);
+	munmap(t.base, 4 * vram);
+}
