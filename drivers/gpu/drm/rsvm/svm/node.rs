@@ -262,13 +262,12 @@ impl<M: Mmu> Mirror for Mirrored<M> {
             let mut pages = None;
             if let Some(vram) = vram {
                 note_return(leaf, hit.clone(), vram, by_cpu);
-                // `munmap()` and `madvise()` may leave a part of a large folio mapped, also where
-                // they begin with a message about all of it, since the mapping is split first.
-                if is_unmapping(event.reason()) {
-                    for page in [hit.start, hit.end - 1] {
-                        if let Some(page) = vram_page(leaf.shadow.slot(page)) {
-                            vram.split_later(page);
-                        }
+                // `munmap()` and `madvise()` may leave a part of a large folio mapped.
+                if hit.len() < LEAF_PAGES && is_unmapping(event.reason()) {
+                    let at = |page| vram_page(leaf.shadow.slot(page));
+                    let ends = [at(hit.start), at(hit.end - 1), leaf.residency.take_huge()];
+                    for page in ends.into_iter().flatten() {
+                        vram.split_later(page);
                     }
                 }
             }

@@ -46,6 +46,9 @@ pub(crate) struct Residency {
     came_back: [Option<Millis>; GROUPS],
     /// Groups that came back since somebody asked, a bit for each.
     news: u32,
+    /// The first page of device memory of a large folio that was mapped here last. A hint: when a
+    /// part is unmapped, core first splits the mapping, which takes everything from the shadow.
+    huge: Option<u32>,
 }
 
 impl Residency {
@@ -54,12 +57,23 @@ impl Residency {
             arrived: [None; GROUPS],
             came_back: [None; GROUPS],
             news: 0,
+            huge: None,
         }
     }
 
     /// `page` was mapped in device memory.
     pub(crate) fn arrive(&mut self, page: usize, now: Millis) {
         self.arrived[page / GROUP] = Some(now);
+    }
+
+    /// The leaf is 2 MiB of device memory in one piece, from page `first` on.
+    pub(crate) fn arrive_huge(&mut self, first: u32) {
+        self.huge = Some(first);
+    }
+
+    /// Some pages of the leaf are unmapped: which large folio has to be split, if there was one.
+    pub(super) fn take_huge(&mut self) -> Option<u32> {
+        self.huge.take()
     }
 
     /// The CPU takes `page` back, which should have stayed `minimum` ms.

@@ -170,6 +170,11 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
                         let _ = space.mmu.wait(flush);
                     }
                 });
+        if leaf.shadow.slot(0).size() == PageSize::Size2M {
+            if let Some(first) = vram_page(leaf.shadow.slot(0)) {
+                leaf.residency.arrive_huge(first);
+            }
+        }
         let strongest = wanted.iter().flatten().copied().max();
         let settled = settle(wanted, |page| leaf.shadow.slot(page));
         drop(guard);
