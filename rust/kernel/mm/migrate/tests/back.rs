@@ -296,6 +296,32 @@ mod cases {
         Ok(())
     }
 
+    /// A look at a part of a large folio finds the pages of that part.
+    #[test]
+    fn inside_huge() -> Result {
+        let mut bench = Bench::huge(true)?;
+        assert_eq!(bench.send_all(true, 512)?, HUGE_PAGES);
+        let session = bench.f.session()?;
+        let (interval, handle) = bench.watch(&session)?;
+        let mut buf = PfnBuf::new(2)?;
+        let part = PageRange::from_len(nth(bench.range, 300)?.start(), 2 * PAGE_SIZE)?;
+        let seen = look(&session, &handle, part, &mut buf)?;
+        let mut found = [None; 2];
+        {
+            let mut guard = bench.f.space.lock.lock();
+            let mut commit = seen.commit(&mut guard).map_err(|_| EAGAIN)?;
+            let (_, _, pages) = commit.split();
+            for (index, found) in found.iter_mut().enumerate() {
+                *found = pages.device(index).map(|page| page.index());
+            }
+        }
+        assert!(found == [Some(512 + 300), Some(512 + 301)]);
+        drop((interval, handle, session));
+        bench.f.set.barrier();
+        assert!(bench.end()?);
+        Ok(())
+    }
+
     /// A mirror remembers device pages like others, so that they are marked dirty when they go.
     #[test]
     fn mirrored() -> Result {
