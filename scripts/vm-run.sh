@@ -103,7 +103,7 @@ if [ "$GPU" = 1 ]; then
 	done
 	qemu+=(-device "{\"driver\":\"vfio-user-pci\",\"socket\":{\"path\":\"$run/vgpu.sock\",\"type\":\"unix\"}}")
 fi
-append="console=ttyS0 panic=-1 oops=panic panic_on_warn=0 kunit.autorun=0 $APPEND"
+append="console=ttyS0 panic=-1 oops=panic panic_on_warn=0 kunit.autorun=0 no_timer_check $APPEND"
 if [ -n "${SWAP_MIB:-}" ]; then
 	truncate -s "${SWAP_MIB}M" "$run/swap"
 	qemu+=(-drive "if=none,id=swap,format=raw,file=$run/swap" -device virtio-blk-pci,drive=swap)
@@ -127,7 +127,7 @@ wait "$qemu_pid" || hang=$?
 qemu_pid=''
 wait "$tail_pid" 2>/dev/null || true
 
-splat='WARNING:|BUG:|Oops|general protection fault|KASAN|Kernel panic|possible circular locking|possible recursive locking|INFO: task .* blocked|unreferenced object|DMA-API:.*(leak|error|device driver|disabling)|kmemleak:.*(disabled|Cannot allocate)|guest: WARNING|UBSAN|refcount_t:|INFO: rcu|soft lockup|Call Trace:|not ok '
+splat='WARNING:|BUG:|Oops|general protection fault|KASAN|Kernel panic|possible circular locking|possible recursive locking|INFO: task .* blocked|unreferenced object|DMA-API:.*(leak|error|device driver|disabl)|kmemleak:.*(disabled|Cannot allocate)|guest: WARNING|UBSAN|refcount_t:|INFO: rcu|soft lockup|Call Trace:|not ok '
 # What the OOM killer tells of its work is no complaint.
 sed '/invoked oom-killer/,/Call Trace:/d' "$run/console" > "$run/messages"
 if grep -qE "$splat" "$run/messages"; then
