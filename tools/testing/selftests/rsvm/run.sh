@@ -63,6 +63,14 @@ run() {
 		check "there is no such program"
 		return
 	fi
+	# Faults move pages to device memory only where that is tested.
+	case $name in
+	evict|engine_fail|memcg|migrate|policy|vram_*) on_fault=1 ;;
+	*) on_fault=0 ;;
+	esac
+	for knob in /sys/kernel/debug/rsvm-*/migrate_on_fault; do
+		echo "$on_fault" > "$knob"
+	done
 	stale=$(stat_of stale_hits)
 	guest=$(stat_of guest_errors)
 	lines=$(dmesg | wc -l)

@@ -28,7 +28,8 @@ use crate::{
         },
         policy::{
             Location,
-            View, //
+            View,
+            ON_FAULT, //
         },
         residency::Millis, //
     },
@@ -74,7 +75,10 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         node: &IntervalRef<Mirrored<M>>,
         window: PageRange,
     ) -> Result<bool, Missed> {
-        if self.space.client.is_none() || self.space.mmu.memory().is_none() {
+        if ON_FAULT.load(Relaxed) == 0
+            || self.space.client.is_none()
+            || self.space.mmu.memory().is_none()
+        {
             return Ok(false);
         }
         let seen = match self.look(node, window) {
