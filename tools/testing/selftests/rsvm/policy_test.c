@@ -316,11 +316,13 @@ static int count_events(int fd, uint32_t type)
 TEST_F(policy, thrashing_ends)
 {
 	int fd = rsvm_event_open(self->g.fd, self->g.vm, 1 << DRM_RSVM_EVENT_THRASH);
+	struct drm_rsvm_svm_get_attr a;
+	int thrashed = 0;
 	int64_t end;
 	long long moved;
 
 	ASSERT_GE(fd, 0);
-	ASSERT_TRUE(inject("vram_residency_ms", 2000));
+	ASSERT_TRUE(inject("vram_residency_ms", 20000));
 	memset(self->m.p, 0, LEAF);
 	moved = fdinfo(self->g.fd, "rsvm-to-vram");
 	ASSERT_GE(moved, 0);
@@ -328,21 +330,27 @@ TEST_F(policy, thrashing_ends)
 		.addr = (uintptr_t)self->m.p, .stride = PAGE, .stop = &self->stop, .out = self->out,
 	};
 	ASSERT_OK(gpu_launch(&self->g, GPU_SYM_k_count, &self->args, 16));
+	/* What the CPU takes before the device had it mapped has not bounced. */
+	do {
+		ASSERT_OK(svm_look(&self->g, self->m.p, 16 * PAGE, &a, NULL));
+	} while (a.vram < 16 * PAGE || a.mapped_write < 16 * PAGE);
 	/* The CPU writes other words of the same pages. */
 	end = now_ns() + 5000 * MS;
-	for (uint64_t k = 1; now_ns() < end; k++)
+	for (uint64_t k = 1; now_ns() < end || !thrashed; k++) {
 		for (int i = 0; i < 16; i++) {
 			ASSERT_EQ(k - 1, *word_at(self->m.p, i * PAGE + 64));
 			*word_at(self->m.p, i * PAGE + 64) = k;
 		}
+		if (k % 1000 == 0)
+			thrashed += count_events(fd, DRM_RSVM_EVENT_THRASH);
+	}
 	self->stop = 1;
 	ASSERT_OK(gpu_wait(&self->g));
 	for (int i = 0; i < 16; i++) {
 		EXPECT_EQ(0, self->out[i].errors);
 		EXPECT_EQ(*word_at(self->m.p, i * PAGE), self->out[i].value);
 	}
-	EXPECT_GT(count_events(fd, DRM_RSVM_EVENT_THRASH), 0);
-	/* In five seconds, of which each time counts for 40: twice at most, not hundreds of times. */
+	/* Each time counts for 400 seconds: a few times at most, not hundreds of times. */
 	moved = fdinfo(self->g.fd, "rsvm-to-vram") - moved;
 	EXPECT_GT(moved, 0);
 	EXPECT_LE(moved, 2 * 16) TH_LOG("%lld pages", moved);
