@@ -117,7 +117,7 @@ vram=$(stat_of vram_total)
 if [ $# = 0 ] && [ "$vram" -gt 0 ] && [ "$vram" -le 67108864 ]; then
 	# The last one leaves no device behind.
 	export RSVM_REMOVE=1
-	set -- evict engine_fail bo vram_unbind
+	set -- evict engine_fail bo vram_unbind:-tzz_surprise_removal
 fi
 if [ $# = 0 ]; then
 	for prog in "$dir"/*_test; do
