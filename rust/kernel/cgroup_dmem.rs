@@ -144,8 +144,7 @@ impl Pool {
     pub fn try_charge(&self, bytes: u64) -> Result<Charge, ChargeError> {
         let mut limit = ptr::null_mut();
         // SAFETY: By the type invariant the pool is valid.
-        let result =
-            to_result(unsafe { bindings::dmem_cgroup_charge(self.0, bytes, &mut limit) });
+        let result = to_result(unsafe { bindings::dmem_cgroup_charge(self.0, bytes, &mut limit) });
         match result {
             // INVARIANT: The charge and its references were just made.
             Ok(()) => Ok(Charge {

@@ -214,8 +214,15 @@ impl<T: Mirror> MmSession<'_, T> {
             }
             let page = PageRange::page(addr).map_err(|_| FaultError::Invalid)?;
             // Overwrites the first entry, which was looked at first.
-            self.walk(interval, page, request, ptr::null_mut(), Mmap::Take(timeout), buf)
-                .map_err(|error| self.explain(error, page, true))?;
+            self.walk(
+                interval,
+                page,
+                request,
+                ptr::null_mut(),
+                Mmap::Take(timeout),
+                buf,
+            )
+            .map_err(|error| self.explain(error, page, true))?;
         }
         Ok(())
     }
@@ -235,9 +242,16 @@ impl<T: Mirror> MmSession<'_, T> {
         timeout: Jiffies,
         buf: &mut PfnBuf,
     ) -> Result<(), FaultError> {
-        self.walk(interval, range, VALID, ptr::null_mut(), Mmap::Take(timeout), buf)
-            .map(|_| ())
-            .map_err(|error| self.explain(error, range, false))
+        self.walk(
+            interval,
+            range,
+            VALID,
+            ptr::null_mut(),
+            Mmap::Take(timeout),
+            buf,
+        )
+        .map(|_| ())
+        .map_err(|error| self.explain(error, range, false))
     }
 
     /// Looks at `range`, which `interval` covers, and changes nothing.

@@ -74,9 +74,9 @@ use crate::bindings;
 mod lock;
 mod node;
 mod set;
-mod withdraw;
 #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
 mod tests;
+mod withdraw;
 
 pub(super) use self::lock::Protected;
 pub use self::{

@@ -408,6 +408,11 @@ impl Mmu for Gpu {
         }
     }
 
+    fn next_report(&self) -> u64 {
+        // None comes from a device that does not work or is gone.
+        self.next_report().ok().flatten().unwrap_or(u64::MAX)
+    }
+
     fn is_gone(&self) -> bool {
         self.check().is_err()
     }

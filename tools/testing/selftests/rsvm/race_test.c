@@ -18,7 +18,7 @@ FIXTURE(race)
 
 FIXTURE_SETUP(race)
 {
-	ASSERT_OK(mem_get(&self->m, MEM_ANON, 2 * LEAF));
+	ASSERT_OK(mem_get(&self->m, MEM_ANON, 3 * LEAF));
 	ASSERT_OK(gpu_open(&self->g));
 	ASSERT_OK(gpu_open_queue(&self->probe, &self->g));
 }
@@ -101,6 +101,50 @@ TEST_F(race, protected_before_commit)
 		gpu_close(&self->g);
 		ASSERT_OK(gpu_open(&self->g));
 		ASSERT_OK(gpu_open_queue(&self->probe, &self->g));
+	}
+}
+
+/*
+ * While a write is being served, another mirror's replay has it reported a second
+ * time. That report is looked at when the write is long done and its page has
+ * become read-only. Holds: an access is cancelled only if it surely still waits.
+ */
+TEST_F(race, old_report_kills_nobody)
+{
+	char *warm = self->m.p, *slow = warm + LEAF, *p = slow + LEAF;
+	/* On one page, which all have mapped when it matters. */
+	static struct gpu_args args[3] __attribute__((aligned(4096)));
+	struct gpu_args *write = &args[0], *read = &args[1], *bad = &args[2];
+	struct gpu other;
+
+	for (int r = 1; r <= 5; r++) {
+		ASSERT_OK(gpu_open(&other));
+		ASSERT_OK(mprotect(p, PAGE, PROT_READ | PROT_WRITE));
+		for (int k = 0; k < 3; k++)
+			args[k] = (struct gpu_args){ .addr = (uintptr_t)warm, .out = self->out };
+		ASSERT_OK(gpu_run(&self->g, GPU_SYM_k_write, write, 1));
+		ASSERT_OK(gpu_run(&self->probe, GPU_SYM_k_read, read, 1));
+		ASSERT_OK(gpu_run(&other, GPU_SYM_k_read, bad, 1));
+		ASSERT_OK(madvise(slow, 2 * LEAF, MADV_DONTNEED));
+		write->addr = (uintptr_t)p;
+		write->value = r;
+		read->addr = (uintptr_t)slow;
+		bad->addr = 0x1000;
+
+		inject("inject_commit_delay_us", 100000);
+		ASSERT_OK(gpu_launch(&self->g, GPU_SYM_k_write, write, 1));
+		pause_us(20000);
+		/* Is served in the same turn as the second report, and before it. */
+		ASSERT_OK(gpu_launch(&self->probe, GPU_SYM_k_read, read, 1));
+		/* Replays at once, since there is nothing to map. */
+		ASSERT_OK(gpu_launch(&other, GPU_SYM_k_read, bad, 1));
+		ASSERT_OK(gpu_wait(&self->g));
+		ASSERT_OK(mprotect(p, PAGE, PROT_READ));
+		ASSERT_OK(gpu_wait(&self->probe));
+		inject("inject_commit_delay_us", 0);
+		ASSERT_EQ(-EIO, gpu_wait(&other));
+		gpu_close(&other);
+		ASSERT_EQ(r, gpu_peek(&self->g, p)) TH_LOG("round %d", r);
 	}
 }
 

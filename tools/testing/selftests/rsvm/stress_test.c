@@ -19,6 +19,7 @@ struct worker {
 	uint64_t want[OWN];
 	struct gpu_result out[OWN];
 	const char *error;
+	int ret;		/* of the GPU */
 	unsigned int round;
 };
 
@@ -94,7 +95,8 @@ static void *work(void *arg)
 			w->error = change(w, rnd(w, OWN));
 		if (w->error)
 			break;
-		if (gpu_run(&w->g, GPU_SYM_k_add, &args, OWN)) {
+		w->ret = gpu_run(&w->g, GPU_SYM_k_add, &args, OWN);
+		if (w->ret) {
 			w->error = "the GPU failed";
 			break;
 		}
@@ -186,7 +188,10 @@ TEST_F(stress, change_and_add)
 	for (int t = 0; t < THREADS; t++) {
 		ASSERT_OK(pthread_join(threads[t], NULL));
 		EXPECT_EQ(NULL, self->w[t].error)
-			TH_LOG("thread %d, round %u: %s", t, self->w[t].round, self->w[t].error);
+			TH_LOG("thread %d, round %u: %s (%d, reason %u at %#lx, memory at %p)",
+			       t, self->w[t].round, self->w[t].error, self->w[t].ret,
+			       self->w[t].g.fault_reason,
+			       (unsigned long)self->w[t].g.fault_addr, self->m.p);
 	}
 }
 

@@ -37,17 +37,20 @@ pub(crate) struct Fault {
     pub(crate) execute: bool,
     /// The queue that waits.
     pub(crate) source: Source,
+    /// Ascends in the order of the reports, over all spaces.
+    pub(crate) serial: u64,
 }
 
 impl Fault {
     /// The order in which faults are served. Everything that is merged is adjacent, and of what is
     /// merged the first one says all.
-    fn key(&self) -> (u64, VirtAddr, Source, Reverse<Access>) {
+    fn key(&self) -> (u64, VirtAddr, Source, Reverse<Access>, Reverse<u64>) {
         (
             self.space.0,
             self.addr.page(),
             self.source,
             Reverse(self.access),
+            Reverse(self.serial),
         )
     }
 
@@ -233,6 +236,7 @@ mod tests {
             access,
             execute: false,
             source: Source(source),
+            serial: 0,
         }
     }
 

@@ -315,8 +315,9 @@ impl Gpu {
         let mut cancels = Program::new();
         // No more than the buffer holds in one go.
         for _ in 0..buffer.entries {
+            let serial = buffer.taken;
             let Some(words) = buffer.take()? else { break };
-            self.sort_out(&self.hal.decode(&words), batch, &mut cancels);
+            self.sort_out(&self.hal.decode(&words), serial, batch, &mut cancels);
         }
         buffer.write_get(&self.regs, buffer.get_register())?;
 
@@ -334,7 +335,7 @@ impl Gpu {
     }
 
     /// Puts a replayable fault into the batch, or sees to it that it ends.
-    fn sort_out(&self, packet: &Packet, batch: &mut Batch, cancels: &mut Program) {
+    fn sort_out(&self, packet: &Packet, serial: u64, batch: &mut Batch, cancels: &mut Program) {
         let queue = packet.veid.and_then(|veid| self.queues.by_veid(veid));
         // Without a queue, or with another one of the same VEID, it is a leftover: its hardware
         // threads are gone.
@@ -348,6 +349,7 @@ impl Gpu {
                 access: packet.access,
                 execute: packet.fetch,
                 source: queue.source(),
+                serial,
             };
             // A batch holds as much as the buffer.
             let _ = batch.push(fault);
@@ -365,6 +367,19 @@ impl Gpu {
         cancels.cancel(self.hal, queue.pdb(), &cancel);
     }
 
+    /// The serial number of the next fault that the device reports; `None` while it reports none.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` after the driver was unbound.
+    pub(crate) fn next_report(&self) -> Result<Option<u64>> {
+        let buffer = &self.faults.replayable.lock().buffer;
+        if !buffer.enabled {
+            return Ok(None);
+        }
+        Ok(Some(buffer.taken + buffer.waiting(&self.regs)?))
+    }
+
     /// Reads everything that is in the replayable buffer now, so that nothing is left of hardware
     /// threads that are gone. May sleep.
     ///
@@ -372,12 +387,8 @@ impl Gpu {
     ///
     /// `ETIMEDOUT` if the device does not finish its packets, `ENODEV` after the driver was unbound.
     pub(crate) fn flush_replayable(&self) -> Result {
-        let until = {
-            let faults = self.faults.replayable.lock();
-            if !faults.buffer.enabled {
-                return Ok(());
-            }
-            faults.buffer.taken + faults.buffer.waiting(&self.regs)?
+        let Some(until) = self.next_report()? else {
+            return Ok(());
         };
         // TIMEOUT: See `BOUND`.
         read_poll_timeout(

@@ -7,11 +7,15 @@
 //! take as long as a user process likes.
 
 mod bound;
+mod doubt;
 mod leaf;
 mod place;
 mod request;
 
-use self::leaf::LeafTurn;
+use self::{
+    doubt::Doubts,
+    leaf::LeafTurn, //
+};
 use super::{
     batch::{
         Batch,
@@ -55,6 +59,7 @@ pub(crate) struct Scratch<M: Mmu> {
     /// Ranges whose PTEs the device has to learn about.
     mapped: KVec<PageRange>,
     cancelled: KVVec<Cancel>,
+    doubts: Doubts,
     /// For each page of the leaf at hand, what is still to be made possible.
     wanted: KVec<Option<Access>>,
     window: KBox<Window>,
@@ -81,6 +86,7 @@ impl<M: Mmu> Scratch<M> {
             batch: Batch::new(faults)?,
             mapped: KVec::with_capacity(LEAVES_PER_TURN, GFP_KERNEL)?,
             cancelled: KVVec::with_capacity(faults, GFP_KERNEL)?,
+            doubts: Doubts::new()?,
             wanted: KVec::from_elem(None, LEAF_PAGES, GFP_KERNEL)?,
             window: KBox::init(
                 pin_init::init_array_from_fn(|_| Slot::default()),
@@ -137,6 +143,7 @@ impl<M: Mmu> Scratch<M> {
         // The faults of a space that was detached meanwhile ended with its queues.
         if let Some(pdb) = space.pdb() {
             space.counters.replays.add(1);
+            self.doubts.end_turn(|| space.mmu.next_report());
             // A device that does not acknowledge has been stopped; nothing is left to do for it.
             let _ = space.mmu.complete(pdb, &self.mapped, &self.cancelled);
         }
@@ -144,9 +151,9 @@ impl<M: Mmu> Scratch<M> {
         self.cancelled.clear();
     }
 
-    /// Ends a fault, and with it the queue that waits.
+    /// Ends a fault, and with it the queue that waits, if it surely does.
     fn cancel(&mut self, space: &Space<M>, fault: &Fault, reason: Reason) {
-        if space.fault_failed(fault.source, fault.info(reason)) {
+        if self.doubts.confirm(fault) && space.fault_failed(fault.source, fault.info(reason)) {
             space.counters.cancelled.add(1);
             // There is room for as many as there are faults.
             let _ = self.cancelled.push_within_capacity(fault.cancel());
@@ -155,6 +162,7 @@ impl<M: Mmu> Scratch<M> {
 
     /// Has the device told about `range`, in the leaf that was mentioned last or a new one.
     fn announce(&mut self, range: PageRange) {
+        self.doubts.entered(range);
         match self.mapped.last_mut() {
             Some(last) if leaf_index(last.start()) == leaf_index(range.start()) => {
                 *last = last.hull(range);

@@ -167,6 +167,9 @@ pub(crate) trait Mmu: Send + Sync + Sized + 'static {
         cancelled: &[Cancel],
     ) -> Result<(), Wedged>;
 
+    /// The serial number of the next fault that the device reports. May sleep.
+    fn next_report(&self) -> u64;
+
     /// Whether the device was unbound or is wedged.
     fn is_gone(&self) -> bool;
 

@@ -115,11 +115,7 @@ impl Policy {
     /// # Errors
     ///
     /// `ENOMEM`; `ENOSPC` if there were too many regions. Nothing is changed then.
-    pub(crate) fn set(
-        &mut self,
-        pages: Range<usize>,
-        change: impl Fn(&mut Attributes),
-    ) -> Result {
+    pub(crate) fn set(&mut self, pages: Range<usize>, change: impl Fn(&mut Attributes)) -> Result {
         // All that lies in or touches the range, as it will be: with neighbours, which may merge.
         let from = pages.start.saturating_sub(1);
         let mut pieces: KVVec<(Range<usize>, Attributes)> = KVVec::new();
@@ -262,7 +258,11 @@ impl View<'_> {
                 continue;
             }
             let whole = self.is_huge && pages == (0..LEAF_PAGES);
-            let size = if whole { LEAF_PAGES } else { attributes.granule };
+            let size = if whole {
+                LEAF_PAGES
+            } else {
+                attributes.granule
+            };
             let start = page & !(size - 1);
             let granule = start.max(pages.start)..(start + size).min(pages.end);
             let is_there = |page: &usize| {
@@ -271,9 +271,7 @@ impl View<'_> {
                     || self.wanted[*page].is_some()
             };
             let fill = attributes.preferred == Location::Vram;
-            let can_go = |page: usize| {
-                !self.device.contains(page) && !self.bound.contains(page)
-            };
+            let can_go = |page: usize| !self.device.contains(page) && !self.bound.contains(page);
             if fill || must || granule.clone().all(|page| is_there(&page)) {
                 let goes = granule.clone().filter(|page| fill || is_there(page));
                 goes.filter(|&page| can_go(page))
@@ -372,7 +370,12 @@ mod tests {
     }
 
     /// What moves of a leaf of which `wanted` and `system` are as given.
-    fn chosen(policy: &Policy, wanted: Range<usize>, access: Access, system: Range<usize>) -> PageSet {
+    fn chosen(
+        policy: &Policy,
+        wanted: Range<usize>,
+        access: Access,
+        system: Range<usize>,
+    ) -> PageSet {
         let mut list = [None; LEAF_PAGES];
         list[wanted].fill(Some(access));
         policy.choose(
@@ -397,12 +400,21 @@ mod tests {
         assert!(chosen(&policy, 20..21, Access::Read, 0..0).is_empty());
         // Wanted as a whole, or together with what is present.
         assert_eq!(chosen(&policy, 30..70, Access::Write, 0..0), pages(32..64));
-        assert_eq!(chosen(&policy, 30..32, Access::Write, 16..30), pages(16..32));
+        assert_eq!(
+            chosen(&policy, 30..32, Access::Write, 16..30),
+            pages(16..32)
+        );
         // A large page stays in one piece.
-        assert_eq!(chosen(&policy, 3..4, Access::Write, 0..LEAF_PAGES), PageSet::FULL);
+        assert_eq!(
+            chosen(&policy, 3..4, Access::Write, 0..LEAF_PAGES),
+            PageSet::FULL
+        );
         // What came back stays, but for atomics.
         assert!(chosen(&policy, 400..416, Access::Write, 400..416).is_empty());
-        assert_eq!(chosen(&policy, 400..401, Access::Atomic, 400..402), pages(400..402));
+        assert_eq!(
+            chosen(&policy, 400..401, Access::Atomic, 400..402),
+            pages(400..402)
+        );
 
         policy.set(0..64, vram)?;
         assert_eq!(chosen(&policy, 20..21, Access::Read, 0..0), pages(16..32));

@@ -61,7 +61,11 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    pub(crate) fn new(task: Task, ranges: KVVec<PageRange>, fence: Option<(VirtAddr, u64)>) -> Self {
+    pub(crate) fn new(
+        task: Task,
+        ranges: KVVec<PageRange>,
+        fence: Option<(VirtAddr, u64)>,
+    ) -> Self {
         Self {
             task,
             ranges,

@@ -421,12 +421,9 @@ impl Vram {
             Kind::Objects => GpuBuddyAllocMode::TopDown,
         };
         for align in alignments(kind, bytes) {
-            let blocks = self.buddy.alloc_blocks(
-                mode.clone(),
-                bytes,
-                align,
-                GpuBuddyAllocFlags::default(),
-            );
+            let blocks =
+                self.buddy
+                    .alloc_blocks(mode.clone(), bytes, align, GpuBuddyAllocFlags::default());
             match KBox::pin_init(blocks, GFP_KERNEL) {
                 Ok(block) => return Ok(Some(block)),
                 Err(err) if err == ENOSPC => (),

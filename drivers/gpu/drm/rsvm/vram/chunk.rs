@@ -248,7 +248,14 @@ mod tests {
         // Also across words.
         assert!(!chunk.free(60, 8));
         assert_eq!(chunk.live(), CHUNK_PAGES - 8);
-        assert_eq!(chunk.pages().iter().filter(|&i| (60..68).contains(&i)).count(), 0);
+        assert_eq!(
+            chunk
+                .pages()
+                .iter()
+                .filter(|&i| (60..68).contains(&i))
+                .count(),
+            0
+        );
         assert!(!chunk.free(0, 60));
         assert!(chunk.free(68, CHUNK_PAGES - 68));
         assert!(chunk.pages().is_empty());

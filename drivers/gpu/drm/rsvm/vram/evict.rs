@@ -258,7 +258,8 @@ impl WorkItem<BALANCE> for Vram {
             };
             tries += 1;
             let until = until.unwrap_or(Instant::now() + RECHECK);
-            this.freed.wait(seen, WaitMode::Uninterruptible, Some(until));
+            this.freed
+                .wait(seen, WaitMode::Uninterruptible, Some(until));
         }
     }
 }

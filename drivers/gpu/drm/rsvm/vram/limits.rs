@@ -80,7 +80,12 @@ impl Limits {
 
     /// Whether something of `victim` may be evicted, by somebody who wants `bytes` for `kind`
     /// (`None`: by the worker, who only keeps the balance).
-    pub(crate) fn may_evict(&self, usage: &Usage, victim: Kind, wanted: Option<(Kind, u64)>) -> bool {
+    pub(crate) fn may_evict(
+        &self,
+        usage: &Usage,
+        victim: Kind,
+        wanted: Option<(Kind, u64)>,
+    ) -> bool {
         if usage.of(victim) > self.reserve {
             return true;
         }

@@ -176,7 +176,10 @@ impl Drop for Blocks {
         state.usage.objects -= self.object.bytes;
         drop(state);
         drop(idle);
-        self.object.client.objects.fetch_sub(self.object.bytes, Relaxed);
+        self.object
+            .client
+            .objects
+            .fetch_sub(self.object.bytes, Relaxed);
         self.block = None;
         self.vram.freed.advance();
     }

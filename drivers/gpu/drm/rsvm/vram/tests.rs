@@ -211,7 +211,10 @@ mod cases {
             assert_eq!(pages.take(32 + i), Some(first + i as u32));
         }
         drop(pages);
-        assert_eq!(rig.vram.resident(&rig.client), (GROUP_PAGES * PAGE_SIZE) as u64);
+        assert_eq!(
+            rig.vram.resident(&rig.client),
+            (GROUP_PAGES * PAGE_SIZE) as u64
+        );
         assert_eq!(rig.vram.bytes_free(), total - CHUNK_SIZE);
         rig.vram.free(first, GROUP_PAGES as u32);
         assert!(rig.settles_at(total));
@@ -321,7 +324,9 @@ mod cases {
     #[test]
     fn half_a_folio_comes_back() -> Result {
         let rig = Rig::new()?;
-        let mut pages = rig.vram.alloc_window(&rig.client, &PageSet::FULL, Wait::no_wait())?;
+        let mut pages = rig
+            .vram
+            .alloc_window(&rig.client, &PageSet::FULL, Wait::no_wait())?;
         let small = pages.take(0).ok_or(ENOENT)?;
         let whole = rig.huge(Wait::no_wait())?;
         rig.vram.split_later(small);
@@ -369,7 +374,10 @@ mod cases {
         // As large as the device.
         let whole = FakeObject::new(&rig, total, wait)?;
         assert!(whole.is_resident() && !half.is_resident());
-        assert_eq!(FakeObject::new(&rig, total + CHUNK_SIZE, wait).err(), Some(ENOSPC));
+        assert_eq!(
+            FakeObject::new(&rig, total + CHUNK_SIZE, wait).err(),
+            Some(ENOSPC)
+        );
         rig.huge(wait)?;
         assert!(!whole.is_resident());
         Ok(())

@@ -135,9 +135,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let pinned = self.space.policy.lock().pinned(self.index * LEAF_PAGES);
         let mut chosen = PageSet::default();
         for page in pages.filter(|&page| page < window.pages() && !pinned.contains(page)) {
-            let stays = |seen: &Seen| {
-                seen.device.contains(page) || seen.bound.contains(page)
-            };
+            let stays = |seen: &Seen| seen.device.contains(page) || seen.bound.contains(page);
             if !seen.as_ref().is_some_and(stays) {
                 chosen.insert(page);
             }

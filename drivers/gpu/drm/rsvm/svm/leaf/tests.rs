@@ -50,11 +50,7 @@ struct FakeMmu;
 struct NoBindings;
 
 impl Buffer for () {
-    fn with_places<R>(
-        &self,
-        _: &dyn Fn() -> bool,
-        _: impl FnOnce(Places<'_>) -> R,
-    ) -> Result<R> {
+    fn with_places<R>(&self, _: &dyn Fn() -> bool, _: impl FnOnce(Places<'_>) -> R) -> Result<R> {
         Err(ENOENT)
     }
 }
@@ -113,6 +109,10 @@ impl Mmu for FakeMmu {
 
     fn complete(&self, _: Pdb, _: &[PageRange], _: &[Cancel]) -> Result<(), Wedged> {
         Ok(())
+    }
+
+    fn next_report(&self) -> u64 {
+        0
     }
 
     fn is_gone(&self) -> bool {

@@ -122,7 +122,10 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let mut in_vram = None;
         // Neighbours of what moved to device memory may move there, too, when they are wanted.
         let stays = moved_in.then(|| {
-            let minimum = space.mmu.memory().map(|(_, vram)| vram.residency_ms.load(Relaxed));
+            let minimum = space
+                .mmu
+                .memory()
+                .map(|(_, vram)| vram.residency_ms.load(Relaxed));
             leaf.residency.remote(now, minimum.unwrap_or_default())
         });
         let entered = space.mmu.with_dma_device(|dev| {

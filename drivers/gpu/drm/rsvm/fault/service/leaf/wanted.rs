@@ -41,7 +41,10 @@ pub(in crate::fault::service) struct Settled {
 }
 
 /// Strikes out what is wanted and mapped with enough rights.
-pub(in crate::fault::service) fn settle(wanted: &mut [Option<Access>], slot: impl Fn(usize) -> Slot) -> Settled {
+pub(in crate::fault::service) fn settle(
+    wanted: &mut [Option<Access>],
+    slot: impl Fn(usize) -> Slot,
+) -> Settled {
     let mut settled = Settled::default();
     for (page, wanted) in wanted.iter_mut().enumerate() {
         let slot = slot(page);
