@@ -62,7 +62,8 @@ impl<'m, D: DeviceMemory> Collected<'m, D> {
         let movable = match unsafe { folio(src) } {
             // SAFETY: As above. Pages of files do not go to a device.
             Some(folio) => unsafe { bindings::folio_test_anon(folio) },
-            None => true,
+            // Core finds holes on the way back, too, where there is nothing to fill them with.
+            None => self.core.direction == Direction::ToDevice,
         };
         (is_migrating(src) && movable).then(|| Source {
             page,

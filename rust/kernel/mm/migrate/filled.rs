@@ -149,7 +149,7 @@ impl<'m, D: DeviceMemory> Filled<'m, D> {
     /// copy is complete, or the zeroes of a hole. The others stay where they are.
     pub fn install(mut self, mut copied: impl FnMut(&Copy) -> bool) -> Installed<'m, D> {
         for page in 0..self.core.count {
-            if self.core.copy(page).is_some_and(|copy| !copied(&copy)) {
+            if !self.core.copy(page).is_some_and(|copy| copied(&copy)) {
                 self.core.release(page);
             }
         }

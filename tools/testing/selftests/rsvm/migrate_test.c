@@ -146,6 +146,25 @@ TEST_F(migrate, cpu_fault_neighbourhood)
 	ASSERT_EQ(0, wrong(self->m.p, PAGES, 1));
 }
 
+/*
+ * Pages without memory among those that come back stay without. Holds: a CPU
+ * never gets a page that nothing was copied to; it would hold what its last
+ * owner left there.
+ */
+TEST_F(migrate, cpu_fault_leaves_holes)
+{
+	fill(self->m.p, PAGES, 1);
+	ASSERT_OK(svm_migrate(&self->g, self->m.p, SIZE, TO_VRAM));
+	for (size_t i = 96; i < 112; i += 2)
+		ASSERT_OK(madvise(self->m.p + i * PAGE, PAGE, MADV_DONTNEED));
+	ASSERT_EQ(mark(97, 0, 1), *word_at(self->m.p, 97 * PAGE));
+	for (size_t i = 96; i < 112; i += 2) {
+		ASSERT_EQ(0, mem_pfn(self->m.p + i * PAGE)) TH_LOG("page %zu", i);
+		ASSERT_EQ(0, *word_at(self->m.p, i * PAGE));
+		ASSERT_EQ(mark(i + 1, 2, 1), *word_at(self->m.p, (i + 2) * PAGE - 8));
+	}
+}
+
 /* A fault of the GPU moves a granule that is there, by the default policy. */
 TEST_F(migrate, on_fault)
 {
