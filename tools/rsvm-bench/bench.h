@@ -16,6 +16,8 @@
 /* No piece of work takes longer on the slowest machine. */
 #define LIMIT_NS (600 * 1000000000LL)
 
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
 /* A figure that does not exist. */
 #define NONE (-1.0)
 
@@ -38,6 +40,7 @@ struct rounds {
 	double ns[ROUNDS];
 	int count;
 };
+
 void add_round(struct rounds *rounds, uint64_t ns);
 double median(struct rounds *rounds);
 

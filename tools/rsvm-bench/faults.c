@@ -31,7 +31,7 @@ void bench_faults(struct bench *bench)
 	static const size_t sizes[] = { 1, 8, 64, 512, 4096 };
 	char name[64];
 
-	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
 		struct rounds ours = {}, peer = {}, copy = {};
 		size_t size = sizes[i] * PAGE;
 		void *mirror = map(size < 2 * MIB ? 2 * MIB : size, false);
@@ -64,7 +64,7 @@ void bench_processes(void)
 	const size_t pages = 512;
 	char name[64];
 
-	for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(counts); i++) {
 		struct rounds ours = {};
 
 		for (int round = 0; round < 3; round++) {
@@ -142,7 +142,7 @@ void bench_invalidation(struct bench *bench)
 		{ 2 * MIB, "invalidation, 2 MiB huge page" },
 	};
 
-	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		struct rounds none = {}, ours = {}, peer = {};
 		double base;
 

@@ -67,7 +67,7 @@ void bench_migration(struct bench *bench)
 	char name[64];
 
 	fill(mirror, 2 * MIB);
-	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		struct both_ways mine = {}, peer = {};
 		struct rounds copy = {};
 
@@ -94,7 +94,7 @@ void bench_scaling(struct bench *bench)
 
 	if (rsvm_query(bench->context, DRM_RSVM_PARAM_VRAM_TOTAL, &vram))
 		fail("query");
-	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
 		struct both_ways mine = {};
 		size_t size = sizes[i], pages = size / PAGE;
 

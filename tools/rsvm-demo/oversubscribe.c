@@ -17,7 +17,8 @@
 static const char *const counted[] = {
 	"pages_to_vram", "pages_to_ram", "vram_evictions", "vram_splits", "cpu_faults",
 };
-#define COUNTED (sizeof(counted) / sizeof(counted[0]))
+
+#define COUNTED (sizeof(counted) / sizeof((counted)[0]))
 
 /* What the device tells in debugfs, which only root sees; false if it does not. */
 static bool read_counts(uint64_t *counts)

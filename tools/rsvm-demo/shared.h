@@ -23,8 +23,10 @@ struct node {
 	uint64_t visits;
 };
 
-/* Looks each key up, adds 1 to the node's visits and writes
- * found[i] = value + key, or NOT_FOUND. */
+/*
+ * Looks each key up, adds 1 to the node's visits and writes
+ * found[i] = value + key, or NOT_FOUND.
+ */
 struct lookup {
 	struct node **buckets;
 	uint64_t bucket_mask;

@@ -506,7 +506,8 @@ enum {
 	DRM_IOCTL_RSVM_EXEC =
 		DRM_IOW(DRM_COMMAND_BASE + DRM_RSVM_EXEC, struct drm_rsvm_exec),
 	DRM_IOCTL_RSVM_WAIT_USER_FENCE =
-		DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_WAIT_USER_FENCE, struct drm_rsvm_wait_user_fence),
+		DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_WAIT_USER_FENCE,
+			 struct drm_rsvm_wait_user_fence),
 	DRM_IOCTL_RSVM_EVENT_OPEN =
 		DRM_IOWR(DRM_COMMAND_BASE + DRM_RSVM_EVENT_OPEN, struct drm_rsvm_event_open),
 	DRM_IOCTL_RSVM_GEM_CREATE =

@@ -248,8 +248,9 @@ TEST_F(abi, no_such_ioctl)
 	uint64_t arg[8] = {};
 
 	for (unsigned int nr = DRM_RSVM_SVM_MIGRATE + 1; nr < 0x60; nr++) {
-		EXPECT_EQ(-EINVAL, rsvm_ioctl(self->g.fd, DRM_IOWR(DRM_COMMAND_BASE + nr,
-								    uint64_t[8]), arg));
+		unsigned long unknown = DRM_IOWR(DRM_COMMAND_BASE + nr, uint64_t[8]);
+
+		EXPECT_EQ(-EINVAL, rsvm_ioctl(self->g.fd, unknown, arg));
 	}
 	EXPECT_EQ(-EFAULT, rsvm_ioctl(self->g.fd, DRM_IOCTL_RSVM_QUERY, NULL));
 }

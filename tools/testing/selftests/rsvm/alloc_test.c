@@ -51,7 +51,7 @@ static int fail(const char *injector, const char *percent)
 	char start[24], end[24];
 	int ret = module_range(start, end);
 
-	for (int i = 0; !ret && i < sizeof(knobs) / sizeof(knobs[0]); i++)
+	for (int i = 0; !ret && i < ARRAY_SIZE(knobs); i++)
 		ret = set(injector, knobs[i][0], knobs[i][1]);
 	if (!ret && !strcmp(injector, "fail_page_alloc"))
 		ret = set(injector, "min-order", "0");

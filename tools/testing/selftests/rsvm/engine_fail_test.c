@@ -91,7 +91,8 @@ TEST_F(engine, to_vram)
 		device_write(&self->d, FAIL_NEXT_COPY, n);
 		ASSERT_OK(svm_migrate(&self->g, self->m.p, SIZE, TO_VRAM));
 		hit = failed(&self->d);
-		ASSERT_EQ(0, gpu_round(&self->g, self->m.p, self->out, &self->round)) TH_LOG("copy %d", n);
+		ASSERT_EQ(0, gpu_round(&self->g, self->m.p, self->out, &self->round))
+			TH_LOG("copy %d", n);
 		ASSERT_EQ(0, pattern_errors(self->m.p, SIZE, self->round)) TH_LOG("copy %d", n);
 		if (!hit)
 			break;
@@ -116,7 +117,8 @@ TEST_F(engine, gpu_fault)
 		usleep(20000);
 		ASSERT_TRUE(inject("vram_residency_ms", 0));
 		device_write(&self->d, FAIL_NEXT_COPY, n);
-		ASSERT_EQ(0, gpu_round(&self->g, self->m.p, self->out, &self->round)) TH_LOG("copy %d", n);
+		ASSERT_EQ(0, gpu_round(&self->g, self->m.p, self->out, &self->round))
+			TH_LOG("copy %d", n);
 		hit = failed(&self->d);
 		inject("vram_residency_ms", 50);
 		if (!hit)
@@ -155,7 +157,8 @@ TEST_F(engine, to_system)
 		device_write(&self->d, FAIL_NEXT_COPY, n);
 		ASSERT_OK(svm_migrate(&self->g, self->m.p, SIZE, TO_SYSTEM));
 		hit = failed(&self->d);
-		ASSERT_EQ(0, gpu_round(&self->g, self->m.p, self->out, &self->round)) TH_LOG("copy %d", n);
+		ASSERT_EQ(0, gpu_round(&self->g, self->m.p, self->out, &self->round))
+			TH_LOG("copy %d", n);
 		ASSERT_EQ(0, pattern_errors(self->m.p, SIZE, self->round)) TH_LOG("copy %d", n);
 		if (!hit)
 			break;
@@ -303,7 +306,8 @@ TEST_F(engine, allocation_failures)
 		EXPECT_TRUE(!ret || killed) TH_LOG("%d, reason %d", ret, g.fault_reason);
 		gpu_close(&g);
 		ASSERT_EQ(0, gpu_round(&self->g, self->m.p, self->out, &self->round));
-		ASSERT_EQ(0, pattern_errors(self->m.p, SIZE, self->round)) TH_LOG("every %u", intervals[i]);
+		ASSERT_EQ(0, pattern_errors(self->m.p, SIZE, self->round))
+			TH_LOG("every %u", intervals[i]);
 	}
 }
 

@@ -426,7 +426,8 @@ TEST_F(evict, against_buffer_objects)
 		ASSERT_OK(rsvm_ioctl(self->g.fd, DRM_IOCTL_RSVM_VM_BIND, &bind));
 	}
 	for (uint64_t round = 0; round < 3; round++) {
-		ASSERT_OK(gpu_pattern(&self->g, self->m.p, self->m.size, round, self->out, &errors));
+		ASSERT_OK(gpu_pattern(&self->g, self->m.p, self->m.size, round, self->out,
+				      &errors));
 		ASSERT_EQ(0, errors);
 		/* Objects are zero at first. */
 		ASSERT_OK(gpu_over(&self->g, GPU_SYM_k_add, reserved, PAGE, count * size / PAGE,

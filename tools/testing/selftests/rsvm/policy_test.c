@@ -151,7 +151,8 @@ TEST_F(policy, pages_are_told)
 	ASSERT_OK(gpu_over(&self->g, GPU_SYM_k_read, self->m.p + 20 * PAGE, 0, 1, 5, self->out));
 	ASSERT_OK(svm_look(&self->g, self->m.p, 64 * PAGE, &a, pages));
 	for (int i = 0; i < 64; i++) {
-		uint8_t where = i < 16 ? DRM_RSVM_SVM_PAGE_VRAM : i < 32 ? DRM_RSVM_SVM_PAGE_SYSTEM : 0;
+		uint8_t where = i < 16 ? DRM_RSVM_SVM_PAGE_VRAM :
+				i < 32 ? DRM_RSVM_SVM_PAGE_SYSTEM : 0;
 
 		EXPECT_EQ(where, pages[i] & (DRM_RSVM_SVM_PAGE_VRAM | DRM_RSVM_SVM_PAGE_SYSTEM))
 			TH_LOG("page %d: %x", i, pages[i]);

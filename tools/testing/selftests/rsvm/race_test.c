@@ -150,8 +150,8 @@ TEST_F(race, old_report_kills_nobody)
 
 /*
  * A page that the GPU writes all the time is given back and belongs to somebody
- * else at once. Holds: the acknowledgement of the flush comes before the page
- * goes; else the GPU's next store lands in the new owner.
+ * else at once. Holds: the flush is acknowledged before the page goes; else the
+ * GPU's next store lands in the new owner.
  */
 TEST_F(race, page_given_back_while_written)
 {

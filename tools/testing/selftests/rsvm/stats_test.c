@@ -67,7 +67,8 @@ TEST_F(stats, huge_page_is_one_pte)
 		memset(self->m.p, 1, 2 * LEAF);
 		ASSERT_TRUE(kinds[k] == MEM_HUGETLB || mem_contiguous(self->m.p, LEAF));
 		huge = STAT("map-2m");
-		ASSERT_OK(gpu_over(&self->g, GPU_SYM_k_write, self->m.p + 9 * PAGE, LEAF, 2, 1, NULL));
+		ASSERT_OK(gpu_over(&self->g, GPU_SYM_k_write, self->m.p + 9 * PAGE, LEAF, 2, 1,
+				   NULL));
 		EXPECT_EQ(huge + 2, STAT("map-2m")) TH_LOG("kind %d", kinds[k]);
 		/* The rest of it is there already. */
 		small = STAT("faults");

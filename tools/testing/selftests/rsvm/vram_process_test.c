@@ -289,8 +289,10 @@ TEST_F(vram, core_dump)
 static int drop(char *p, size_t len, int way)
 {
 	switch (way) {
-	case 0: return munmap(p, len) ? -errno : 0;
-	case 1: return madvise(p, len, MADV_DONTNEED) ? -errno : 0;
+	case 0:
+		return munmap(p, len) ? -errno : 0;
+	case 1:
+		return madvise(p, len, MADV_DONTNEED) ? -errno : 0;
 	default:
 		return mmap(p, len, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == p ? 0 : -errno;
@@ -339,7 +341,8 @@ TEST_F(vram, mremap)
 		  mremap(p + LEAF + 64 * PAGE, 128 * PAGE, 128 * PAGE,
 			 MREMAP_MAYMOVE | MREMAP_FIXED, aligned + LEAF + 3 * PAGE));
 	/* The GPU first, then the CPU; what is gone is gone. */
-	EXPECT_EQ(word_stamp(ROUND, (uintptr_t)p + 9 * PAGE), gpu_peek(&self->g, aligned + 9 * PAGE));
+	EXPECT_EQ(word_stamp(ROUND, (uintptr_t)p + 9 * PAGE),
+		  gpu_peek(&self->g, aligned + 9 * PAGE));
 	for (size_t off = 0; off < LEAF; off += 8)
 		errors += *word_at(aligned, off) != word_stamp(ROUND, (uintptr_t)p + off);
 	for (size_t off = 0; off < 128 * PAGE; off += 8)
@@ -360,7 +363,8 @@ TEST_F(vram, advice)
 	for (size_t i = 0; i < ARRAY_SIZE(advice) - 1; i++) {
 		ASSERT_OK(madvise(self->m.p, SIZE, advice[i]));
 		/* A page of each 64 KiB, so that others stay there. */
-		ASSERT_EQ(word_stamp(ROUND, (uintptr_t)self->m.p + i * PAGE), *word_at(self->m.p, i * PAGE));
+		ASSERT_EQ(word_stamp(ROUND, (uintptr_t)self->m.p + i * PAGE),
+			  *word_at(self->m.p, i * PAGE));
 	}
 	EXPECT_EQ(0, pattern_errors(self->m.p, SIZE, ROUND));
 	/* Data of memory given free may go, but only to zeros. */
@@ -386,7 +390,8 @@ TEST_F(vram, mprotect)
 	EXPECT_EQ(DRM_RSVM_FAULT_PROTECTION, second.fault_reason);
 	gpu_close(&second);
 	ASSERT_OK(mprotect(self->m.p, SIZE, PROT_READ | PROT_WRITE));
-	ASSERT_OK(gpu_poke(&self->g, self->m.p + 5 * PAGE, word_stamp(ROUND, (uintptr_t)self->m.p + 5 * PAGE)));
+	ASSERT_OK(gpu_poke(&self->g, self->m.p + 5 * PAGE,
+			   word_stamp(ROUND, (uintptr_t)self->m.p + 5 * PAGE)));
 	EXPECT_EQ(0, pattern_errors(self->m.p, SIZE, ROUND));
 }
 
@@ -461,7 +466,8 @@ TEST_F(vram, mapped_page_by_page)
 		inject("inject_collision", 0);
 		ASSERT_OK(ret);
 		for (size_t i = 0; i < ARRAY_SIZE(out); i++) {
-			ASSERT_EQ(0, out[i].errors) TH_LOG("%u collisions, page %zu", collisions, i);
+			ASSERT_EQ(0, out[i].errors)
+				TH_LOG("%u collisions, page %zu", collisions, i);
 		}
 		gpu_close(&fresh);
 	}

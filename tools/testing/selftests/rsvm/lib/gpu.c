@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "kselftest.h"
 #include "gpu.h"
 
 extern const char rsvm_gpu_code[], rsvm_gpu_code_end[];
@@ -216,7 +217,7 @@ size_t gpu_push_launch(uint32_t *push, uint32_t class, uint64_t pc,
 	};
 
 	memcpy(push, dwords, sizeof(dwords));
-	return sizeof(dwords) / sizeof(dwords[0]);
+	return ARRAY_SIZE(dwords);
 }
 
 int gpu_launch(struct gpu *g, uint64_t kernel, const struct gpu_args *args,

@@ -73,7 +73,7 @@ static ssize_t mmap_lock_write(struct file *file, const char __user *buf, size_t
 	char line[32];
 	int nr, ret;
 
-	hold = kzalloc(sizeof(*hold), GFP_KERNEL);
+	hold = kzalloc_obj(*hold);
 	if (!hold)
 		return -ENOMEM;
 	ret = read_line(line, sizeof(line), buf, len);
