@@ -107,7 +107,10 @@ impl<'a, D: DeviceMemory> Stock<'a, D> {
     /// A folio for page `page` of the leaf. Does not sleep.
     fn give(&mut self, page: usize, order: Order) -> Option<DevFolio<'a, D>> {
         let Some(first) = self.huge else {
-            let index = self.pages.take(page).filter(|_| order == Order::Page)?;
+            if order == Order::Huge {
+                return None;
+            }
+            let index = self.pages.take(page)?;
             return self.claim(index);
         };
         match order {
