@@ -5,6 +5,7 @@
  */
 #include <sys/stat.h>
 
+#include "lib/bo.h"
 #include "lib/rsvm_test.h"
 
 #define ROOT "/sys/fs/cgroup/"
@@ -172,6 +173,35 @@ TEST_F(memcg, limit_is_kept)
 		/* Some of it is there. */
 		EXPECT_GT(n, 0);
 	}
+	EXPECT_OK(await_charge(0));
+}
+
+/* Holds: a buffer that no eviction can make fit fails its queue alone, and soon. */
+TEST_F(memcg, limit_less_than_a_buffer)
+{
+	char line[200];
+	pid_t pid;
+
+	snprintf(line, sizeof(line), "%s %lu", self->region, LEAF);
+	ASSERT_OK(sys_write(GROUP "/dmem.max", line));
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		struct gpu g, second;
+		struct bo bo;
+		struct mem m;
+
+		if (join() || gpu_open(&g) || gpu_open(&second) || mem_get(&m, MEM_ANON, 2 * LEAF))
+			_exit(1);
+		if (bo_create(&bo, g.fd, 2 * LEAF) || bo_bind(&bo, g.vm, m.p, 2 * LEAF, 0, 0))
+			_exit(2);
+		if (gpu_poke(&g, m.p, 1) != -EIO || g.fault_reason != DRM_RSVM_FAULT_NO_MEMORY)
+			_exit(3);
+		if (gpu_poke(&second, m.p, 2) || *word_at(m.p, 0) != 2)
+			_exit(4);
+		_exit(0);
+	}
+	EXPECT_EQ(0, wait_exit(pid));
 	EXPECT_OK(await_charge(0));
 }
 

@@ -61,6 +61,10 @@ use kernel::{
 /// How often a waiter looks whether it is to go on.
 const RECHECK: Delta = Delta::from_millis(100);
 
+/// How long a cgroup's limit is tried again with nothing to evict: somebody may be evicting the
+/// rest just now, or the limit is less than what is asked for.
+const HOPE: Delta = Delta::from_secs(5);
+
 /// How long an allocation may wait. Killing the task that waits always ends it.
 #[derive(Clone, Copy)]
 pub(crate) struct Wait<'a> {
@@ -330,6 +334,7 @@ impl Vram {
         bytes: u64,
         wait: Wait<'_>,
     ) -> Result<Charge> {
+        let mut give_up = None;
         loop {
             let seen = self.freed.current();
             let limit = match client.pool.try_charge(bytes) {
@@ -337,12 +342,16 @@ impl Vram {
                 Err(ChargeError::Other(err)) => return Err(err),
                 Err(ChargeError::Limit(limit)) => limit,
             };
-            if wait.is_over() {
+            if wait.is_over() || give_up.is_some_and(has_come) {
                 self.counters.refused.fetch_add(1u64, Relaxed);
                 return Err(ENOSPC);
             }
             let wish = Wish::Below(&limit, Some((kind, bytes)));
-            self.evict_or_sleep(&wish, seen, wait)?;
+            if self.evict_or_sleep(&wish, seen, wait)? {
+                give_up = None;
+            } else if give_up.is_none() {
+                give_up = Some(Instant::now() + HOPE);
+            }
         }
     }
 
@@ -391,13 +400,16 @@ impl Vram {
         }
     }
 
-    /// Evicts something, or sleeps until there may be something to evict.
-    fn evict_or_sleep(&self, wish: &Wish<'_>, seen: Seen, wait: Wait<'_>) -> Result {
-        match self.evict_one(wish) {
-            Evicted::Freed => Ok(()),
-            Evicted::Failed => self.sleep(seen, wait, Some(Instant::now() + PAUSE)),
-            Evicted::Nothing(ripe) => self.sleep(seen, wait, ripe),
-        }
+    /// Evicts something, or sleeps until there may be something to evict. False if nothing is
+    /// known that could be.
+    fn evict_or_sleep(&self, wish: &Wish<'_>, seen: Seen, wait: Wait<'_>) -> Result<bool> {
+        let (until, known) = match self.evict_one(wish) {
+            Evicted::Freed => return Ok(true),
+            Evicted::Failed => (Some(Instant::now() + PAUSE), true),
+            Evicted::Nothing(ripe) => (ripe, ripe.is_some()),
+        };
+        self.sleep(seen, wait, until)?;
+        Ok(known)
     }
 
     /// Sleeps until something came free after `seen`, until `ripe`, or for a moment.
