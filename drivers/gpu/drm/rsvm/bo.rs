@@ -13,7 +13,10 @@ mod bindings;
 use crate::{
     driver::RsvmDriver,
     gpu::Gpu,
-    vram::Client, //
+    vram::{
+        Client,
+        Watcher, //
+    }, //
 };
 use kernel::{
     drm::{
@@ -59,6 +62,7 @@ pub(crate) struct Bo {
 
 impl Bo {
     /// Makes a buffer of `size` bytes, all zero, that is charged to the current task's cgroup.
+    /// `watcher` is told when it comes to device memory and leaves it.
     ///
     /// # Errors
     ///
@@ -67,6 +71,7 @@ impl Bo {
     pub(crate) fn create(
         device: &drm::Device<RsvmDriver>,
         gpu: &Arc<Gpu>,
+        watcher: Arc<dyn Watcher>,
         size: u64,
     ) -> Result<ARef<Object>> {
         if size == 0 || size % PAGE_SIZE as u64 != 0 {
@@ -75,7 +80,7 @@ impl Bo {
         if size > gpu.vram_total() {
             return Err(ENOMEM);
         }
-        let client = Client::new(&gpu.vram, None)?;
+        let client = Client::new(&gpu.vram, Some(watcher))?;
         let backing = Backing::new(gpu.clone(), client, size)?;
         let object = gem::Object::new(device, usize::try_from(size)?, Some(backing.clone()))?;
         backing.set_user_range(UserRange::new(&object)?);

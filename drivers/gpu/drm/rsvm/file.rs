@@ -122,8 +122,7 @@ pub(crate) struct File {
     gpu: Arc<Gpu>,
     /// Of the whole device.
     device_stats: Arc<Stats>,
-    #[pin]
-    stats: Stats,
+    stats: Arc<Stats>,
     #[pin]
     ids: Mutex<Tables>,
 }
@@ -132,11 +131,12 @@ impl drm::file::DriverFile for File {
     type Driver = RsvmDriver;
 
     fn open(device: &drm::Device<RsvmDriver>) -> Result<Pin<KBox<Self>>> {
+        let stats = Arc::pin_init(Stats::new(), GFP_KERNEL)?;
         KBox::pin_init(
             pin_init!(Self {
                 gpu: device.gpu.clone(),
                 device_stats: device.stats.clone(),
-                stats <- Stats::new(),
+                stats,
                 ids <- new_mutex!(
                     Tables {
                         vms: Ids::new(),
@@ -371,7 +371,7 @@ impl File {
     ) -> Result<u32> {
         zero(&[args.flags])?;
         device.gpu.check()?;
-        let object = Bo::create(device, &device.gpu, args.size)?;
+        let object = Bo::create(device, &device.gpu, file.inner().stats.clone(), args.size)?;
         args.handle = object.create_handle(file)?;
         Ok(0)
     }

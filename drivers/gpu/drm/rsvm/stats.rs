@@ -4,7 +4,8 @@
 
 use crate::{
     svm::counters::Counters,
-    vm::Vm, //
+    vm::Vm,
+    vram::Watcher, //
 };
 use kernel::{
     drm,
@@ -12,6 +13,10 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc,
         Mutex, //
     }, //
@@ -20,6 +25,8 @@ use kernel::{
 /// Mirrors that live, and the sum over those that do not any more.
 #[pin_data]
 pub(crate) struct Stats {
+    /// Bytes of device memory that buffers are in.
+    buffers: Atomic<i64>,
     #[pin]
     inner: Mutex<Inner>,
 }
@@ -32,6 +39,7 @@ struct Inner {
 impl Stats {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
+            buffers: Atomic::new(0),
             inner <- new_mutex!(
                 Inner {
                     live: KVec::new(),
@@ -106,9 +114,16 @@ impl Stats {
         ] {
             drm_print!(printer, "rsvm-{}:\t{}\n", key, value);
         }
-        let resident: u64 = self.inner.lock().live.iter().map(|vm| vm.resident()).sum();
+        let pages: u64 = self.inner.lock().live.iter().map(|vm| vm.resident()).sum();
+        let resident = pages.saturating_add_signed(self.buffers.load(Relaxed));
         for key in ["total", "resident", "memory"] {
             drm_print!(printer, "drm-{}-vram:\t{} KiB\n", key, resident >> 10);
         }
+    }
+}
+
+impl Watcher for Stats {
+    fn objects_changed(&self, bytes: i64) {
+        self.buffers.fetch_add(bytes, Relaxed);
     }
 }

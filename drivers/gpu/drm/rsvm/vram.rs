@@ -15,7 +15,9 @@
 //! takes another one, so that it may be taken wherever one can sleep, also in reclaim.
 
 mod alloc;
+mod bits;
 pub(crate) mod chunk;
+mod client;
 mod clock;
 mod evict;
 mod limits;
@@ -33,6 +35,10 @@ pub(crate) use self::{
         PageSet,
         CHUNK_PAGES, //
     },
+    client::{
+        Client,
+        Watcher, //
+    },
     evict::Mover,
     objects::{
         Blocks,
@@ -41,6 +47,11 @@ pub(crate) use self::{
 };
 
 use self::{
+    bits::{
+        bits,
+        set_bit,
+        take_bits, //
+    },
     chunk::Chunk,
     limits::{
         Kind,
@@ -59,7 +70,6 @@ use kernel::{
     alloc::KVVec,
     cgroup_dmem::{
         Charge,
-        Pool,
         Region, //
     },
     gpu::buddy::{
@@ -78,7 +88,6 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
-            Full,
             Relaxed, //
         },
         Arc,
@@ -104,51 +113,6 @@ const MIN_RESIDENCY_MS: u32 = 50;
 
 /// Blocks of the buddy allocator, which go back to it when this is dropped.
 type Block = Pin<KBox<AllocatedBlocks>>;
-
-/// Who wants to know when its memory has to make room.
-pub(crate) trait Watcher: Send + Sync {
-    /// So many bytes did. Called without a lock; may sleep, but waits for nobody.
-    fn evicted(&self, bytes: u64);
-}
-
-/// Who device memory is charged to.
-pub(crate) struct Client {
-    pool: Pool,
-    watcher: Option<Arc<dyn Watcher>>,
-    /// Index of the chunk that had room when it was looked at last.
-    open: Atomic<u32>,
-    /// Bytes of buffer objects.
-    objects: Atomic<u64>,
-}
-
-impl Client {
-    /// For the calling task's cgroup, also when memory is allocated by another thread later, or
-    /// the task goes to another cgroup. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENODEV` when the driver is being unbound, `ENOMEM`.
-    pub(crate) fn new(vram: &Vram, watcher: Option<Arc<dyn Watcher>>) -> Result<Arc<Self>> {
-        let region = vram.region.lock();
-        let pool = region.as_ref().ok_or(ENODEV)?.current_pool()?;
-        drop(region);
-        Ok(Arc::new(
-            Self {
-                pool,
-                watcher,
-                open: Atomic::new(0),
-                objects: Atomic::new(0),
-            },
-            GFP_KERNEL,
-        )?)
-    }
-
-    fn evicted(&self, bytes: u64) {
-        if let Some(watcher) = self.watcher.as_ref().filter(|_| bytes != 0) {
-            watcher.evicted(bytes);
-        }
-    }
-}
 
 /// A chunk that pages of processes are in.
 struct Held {
@@ -414,7 +378,7 @@ impl Vram {
         }
     }
 
-    /// Bytes that `client` uses now. May sleep.
+    /// Bytes that pages of `client` are in now. May sleep.
     pub(crate) fn resident(&self, client: &Arc<Client>) -> u64 {
         let state = self.state.lock();
         let chunks = state.held.iter().zip(&self.chunks);
@@ -426,7 +390,7 @@ impl Vram {
             .map(|(_, chunk)| chunk.live())
             .sum();
         // CAST: Widening.
-        (pages * PAGE_SIZE) as u64 + client.objects.load(Relaxed)
+        (pages * PAGE_SIZE) as u64
     }
 
     /// Bytes of which nobody has any.
@@ -539,36 +503,4 @@ fn position(page: u32) -> (usize, usize) {
     // CAST: Widening.
     let page = page as usize;
     (page / CHUNK_PAGES, page % CHUNK_PAGES)
-}
-
-/// Bits for `count` chunks.
-fn bits(count: usize) -> Result<KVVec<Atomic<u64>>> {
-    let mut words = KVVec::new();
-    for _ in 0..count.div_ceil(64) {
-        words.push(Atomic::new(0), GFP_KERNEL)?;
-    }
-    Ok(words)
-}
-
-fn set_bit(words: &[Atomic<u64>], bit: usize) {
-    let (word, mask) = (&words[bit / 64], 1 << (bit % 64));
-    let mut old = word.load(Relaxed);
-    while let Err(now) = word.cmpxchg(old, old | mask, Full) {
-        old = now;
-    }
-}
-
-/// Clears all bits, and calls `f` with those that were set.
-fn take_bits(words: &[Atomic<u64>], mut f: impl FnMut(usize)) {
-    for (i, word) in words.iter().enumerate() {
-        if word.load(Relaxed) == 0 {
-            continue;
-        }
-        let mut set = word.xchg(0, Full);
-        while set != 0 {
-            // CAST: Widening.
-            f(i * 64 + set.trailing_zeros() as usize);
-            set &= set - 1;
-        }
-    }
 }

@@ -388,6 +388,20 @@ TEST_F(bo, killed)
 #define VM_BIND(error, ...) \
 	REJECT(error, DRM_IOCTL_RSVM_VM_BIND, struct drm_rsvm_vm_bind, __VA_ARGS__)
 
+/* Holds: a buffer counts where it lies, from its first use to its end. */
+TEST_F(bo, is_in_fdinfo)
+{
+	long long before = fdinfo(self->g.fd, "drm-resident-vram");
+
+	ASSERT_GE(before, 0);
+	ASSERT_OK(BIND(0, SIZE));
+	ASSERT_OK(gpu_mark(&self->g, self->m.p, SIZE, 1));
+	EXPECT_EQ(before + SIZE / 1024, fdinfo(self->g.fd, "drm-resident-vram"));
+	ASSERT_OK(UNBIND(0, SIZE));
+	bo_put(&self->bo);
+	EXPECT_EQ(before, fdinfo(self->g.fd, "drm-resident-vram"));
+}
+
 TEST_F(bo, bad_input)
 {
 	const uint64_t addr = (uintptr_t)self->m.p;

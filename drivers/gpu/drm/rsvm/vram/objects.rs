@@ -106,11 +106,12 @@ impl Vram {
             return Err(ENODEV);
         }
         state.usage.objects += bytes;
-        client.objects.fetch_add(bytes, Relaxed);
         let stamp = state.lru.insert(member, true);
         *object.place.access_mut(&mut state) = Place::At(stamp);
         let is_low = self.limits.is_low(self.free_in(&state));
         drop(state);
+        // CAST: No device has that much.
+        client.objects_changed(bytes as i64);
         if is_low {
             self.wake_balance();
         }
@@ -176,11 +177,11 @@ impl Drop for Blocks {
         state.usage.objects -= self.object.bytes;
         drop(state);
         drop(idle);
+        self.block = None;
+        // CAST: No device has that much.
         self.object
             .client
-            .objects
-            .fetch_sub(self.object.bytes, Relaxed);
-        self.block = None;
+            .objects_changed(-(self.object.bytes as i64));
         self.vram.freed.advance();
     }
 }

@@ -69,12 +69,19 @@ impl Mover for FakeMover {
     }
 }
 
-/// How many bytes the client was told about.
-struct Heard(Atomic<u64>);
+/// What the client was told: bytes that were evicted, and bytes of its objects.
+struct Heard {
+    evicted: Atomic<u64>,
+    objects: Atomic<i64>,
+}
 
 impl Watcher for Heard {
     fn evicted(&self, bytes: u64) {
-        self.0.fetch_add(bytes, Relaxed);
+        self.evicted.fetch_add(bytes, Relaxed);
+    }
+
+    fn objects_changed(&self, bytes: i64) {
+        self.objects.fetch_add(bytes, Relaxed);
     }
 }
 
@@ -90,7 +97,11 @@ impl Rig {
     fn new() -> Result<Self> {
         let vram = Vram::new(CHUNKS * CHUNK_SIZE, c"rsvm/kunit/vram0")?;
         vram.residency_ms.store(0, Relaxed);
-        let heard = Arc::new(Heard(Atomic::new(0)), GFP_KERNEL)?;
+        let heard = Heard {
+            evicted: Atomic::new(0),
+            objects: Atomic::new(0),
+        };
+        let heard = Arc::new(heard, GFP_KERNEL)?;
         let client = Client::new(&vram, Some(heard.clone()))?;
         let (of, for_whom) = (vram.clone(), client.clone());
         let mover = Arc::pin_init(
@@ -313,7 +324,10 @@ mod cases {
         ));
         let chunk = &rig.vram.chunks[position(first).0];
         assert!(chunk.pages().iter().eq([3]));
-        assert_eq!(rig.heard.0.load(Relaxed), CHUNK_SIZE - PAGE_SIZE as u64);
+        assert_eq!(
+            rig.heard.evicted.load(Relaxed),
+            CHUNK_SIZE - PAGE_SIZE as u64
+        );
         // It is in the order again, and can be used and given back as before.
         rig.vram.touch(first);
         rig.vram.free(first + 3, 1);
@@ -426,11 +440,15 @@ mod cases {
             objects.push(FakeObject::new(&rig, bytes, wait)?, GFP_KERNEL)?;
         }
         assert_eq!(rig.vram.bytes_free(), total - sizes.iter().sum::<u64>());
-        assert_eq!(rig.vram.resident(&rig.client), sizes.iter().sum::<u64>());
+        assert_eq!(
+            rig.heard.objects.load(Relaxed) as u64,
+            sizes.iter().sum::<u64>()
+        );
         for object in &objects {
             object.evict()?;
         }
         assert_eq!(rig.vram.bytes_free(), total);
+        assert_eq!(rig.heard.objects.load(Relaxed), 0);
         for bytes in [0, 1, 4097] {
             assert_eq!(FakeObject::new(&rig, bytes, wait).err(), Some(EINVAL));
         }
