@@ -49,8 +49,8 @@ impl<'a> MappedPage<'a> {
         let addr = unsafe {
             bindings::dma_map_page_attrs(dev.as_raw(), page.as_ptr(), 0, PAGE_SIZE, dir.into(), 0)
         };
-        // `DMA_MAPPING_ERROR`.
-        if addr == DmaAddress::MAX {
+        // SAFETY: `addr` is what was returned for the device.
+        if unsafe { bindings::dma_mapping_error(dev.as_raw(), addr) } != 0 {
             return Err(ENOMEM);
         }
         // INVARIANT: Mapped just now, and both live for `'a`.
