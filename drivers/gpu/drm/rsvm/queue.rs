@@ -272,7 +272,8 @@ impl Queue {
             pause = Delta::from_micros((pause.as_micros_ceil() * 2).min(10_000));
         }
         drop(turn);
-        gpu.flush_replayable()?;
+        // What is left there would be taken for that of the next queue in the same memory.
+        gpu.flush_faults()?;
         runlist.remove(regs, channel.chid)?;
         // Nothing of the tables stays in a cache, of the channel's own nor of the space's.
         let mut program = Program::new();

@@ -210,6 +210,15 @@ impl FaultBuffer {
         Ok(((put + self.entries - self.get) % self.entries) as u64)
     }
 
+    /// The number of the next packet that the device writes, counted from the first; `None` while
+    /// it writes none.
+    fn next(&self, regs: &Regs) -> Result<Option<u64>> {
+        if !self.enabled {
+            return Ok(None);
+        }
+        Ok(Some(self.taken + self.waiting(regs)?))
+    }
+
     fn get_register(&self) -> NV_FAULT_BUFFER_GET {
         // CAST: Less than 2^20.
         NV_FAULT_BUFFER_GET::from_raw(self.get as u32)
@@ -277,6 +286,13 @@ impl FaultBuffers {
         self.replayable.lock().buffer.disable(regs);
         self.non_replayable.lock().disable(regs);
     }
+}
+
+/// Has `drain` called until as many packets as `until` were taken in all, which it returns.
+fn flush(until: u64, drain: impl FnMut() -> Result<u64>) -> Result {
+    // TIMEOUT: See `BOUND`.
+    read_poll_timeout(drain, |&taken| taken >= until, Delta::from_millis(1), BOUND)?;
+    Ok(())
 }
 
 /// What a fault that cannot be served says.
@@ -367,39 +383,36 @@ impl Gpu {
         cancels.cancel(self.hal, queue.pdb(), &cancel);
     }
 
-    /// The serial number of the next fault that the device reports; `None` while it reports none.
+    /// The serial number of the next replayable fault that the device reports; `None` while it
+    /// reports none.
     ///
     /// # Errors
     ///
     /// `ENODEV` after the driver was unbound.
     pub(crate) fn next_report(&self) -> Result<Option<u64>> {
-        let buffer = &self.faults.replayable.lock().buffer;
-        if !buffer.enabled {
-            return Ok(None);
-        }
-        Ok(Some(buffer.taken + buffer.waiting(&self.regs)?))
+        self.faults.replayable.lock().buffer.next(&self.regs)
     }
 
-    /// Reads everything that is in the replayable buffer now, so that nothing is left of hardware
-    /// threads that are gone. May sleep.
+    /// Reads everything that is in the buffers now, so that nothing is left of hardware threads
+    /// that are gone, neither their faults nor what is reported of cancelled ones. May sleep.
     ///
     /// # Errors
     ///
     /// `ETIMEDOUT` if the device does not finish its packets, `ENODEV` after the driver was unbound.
-    pub(crate) fn flush_replayable(&self) -> Result {
-        let Some(until) = self.next_report()? else {
-            return Ok(());
-        };
-        // TIMEOUT: See `BOUND`.
-        read_poll_timeout(
-            || {
+    pub(crate) fn flush_faults(&self) -> Result {
+        if let Some(until) = self.next_report()? {
+            flush(until, || {
                 self.drain_replayable(false)?;
                 Ok(self.faults.replayable.lock().buffer.taken)
-            },
-            |&taken| taken >= until,
-            Delta::from_millis(1),
-            BOUND,
-        )?;
+            })?;
+        }
+        let until = self.faults.non_replayable.lock().next(&self.regs)?;
+        if let Some(until) = until {
+            flush(until, || {
+                self.drain_non_replayable(false)?;
+                Ok(self.faults.non_replayable.lock().taken)
+            })?;
+        }
         Ok(())
     }
 
