@@ -13,7 +13,7 @@ help: ## this list
 	@echo; sed -n '/^#   [A-Z]*=/s/^# //p' $(S)/vm-run.sh
 
 demo: kernel vgpu lib ## everything from nothing, then a C program's memory is computed on by the GPU
-	@VGPU_ARGS="--vram 16M $$VGPU_ARGS" CMD='for f in /sys/kernel/debug/rsvm-*/migrate_on_fault; do echo 1 > $$f; done; ./rsvm-demo' FILES='$(B)/lib/rsvm-demo' $(S)/vm-run.sh
+	@VGPU_ARGS="--vram 16M $$VGPU_ARGS" CMD='./rsvm-demo' FILES='$(B)/lib/rsvm-demo' $(S)/vm-run.sh
 
 test: ## all tests; ends with "N passed, N failed, N skipped"
 	@$(S)/test.sh

@@ -336,8 +336,7 @@ struct drm_rsvm_vm_bind {
  */
 /*
  * Where pages are to be: DRM_RSVM_SVM_LOCATION_*. ANY: they move to device memory
- * when the device uses them, if a granule of them is there to be moved, and only
- * where the administrator switched migration on faults on (debugfs). VRAM:
+ * when the device uses them, if a granule of them is there to be moved. VRAM:
  * all of a granule moves when the device uses some of it, and what is not backed
  * yet is allocated there. SYSTEM: they stay, the device reaches them on the bus.
  */

@@ -6,10 +6,7 @@
 use crate::{
     gpu::Gpu,
     stats::Stats,
-    svm::{
-        inject::INJECT,
-        policy::ON_FAULT, //
-    }, //
+    svm::inject::INJECT, //
 };
 use core::fmt;
 use kernel::{
@@ -45,7 +42,6 @@ pub(crate) fn new(
         dir.read_callback_file(c"stats", data, &show_stats);
         let residency = &data.gpu.vram.residency_ms;
         dir.read_write_file(c"vram_residency_ms", residency);
-        dir.read_write_file(c"migrate_on_fault", &ON_FAULT);
         dir.read_write_file(c"inject_collision", &INJECT.collision);
         dir.read_write_file(c"inject_commit_delay_us", &INJECT.commit_delay_us);
         dir.read_write_file(

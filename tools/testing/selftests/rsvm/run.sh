@@ -9,7 +9,8 @@
 # N skipped"; the exit status is 0 if none failed. After each program the
 # device has to be clean: no stale TLB hit, no guest error, no kernel splat.
 # Without names all programs run, but where VRAM is small (up to 64 MiB) those
-# that are about a lack of it.
+# that are about a lack of it. Those about the process's memory run twice: with
+# all of it kept in system memory, and with pages that move to the device.
 #
 # Not run unless named, since they need what is not always there: alloc, a kernel
 # with fault injection; removal, a device that vanishes.
@@ -63,18 +64,10 @@ run() {
 		check "there is no such program"
 		return
 	fi
-	# Faults move pages to device memory only where that is tested.
-	case $name in
-	evict|engine_fail|memcg|migrate|policy|vram_*) on_fault=1 ;;
-	*) on_fault=0 ;;
-	esac
-	for knob in /sys/kernel/debug/rsvm-*/migrate_on_fault; do
-		echo "$on_fault" > "$knob"
-	done
 	stale=$(stat_of stale_hits)
 	guest=$(stat_of guest_errors)
 	lines=$(dmesg | wc -l)
-	echo "# $name"
+	echo "# $name${RSVM_STAY:+, in system memory}"
 	start=$(date +%s)
 	# shellcheck disable=SC2086 # options are a list
 	{ timeout -k 10 "$limit" "$prog" $options 2>&1; echo $? > "$tmp/status"; } |
@@ -105,6 +98,13 @@ run() {
 	fi
 }
 
+# Runs a command with all memory of the tests kept in system memory.
+stay() {
+	export RSVM_STAY=1
+	"$@"
+	unset RSVM_STAY
+}
+
 # On a machine without the device nothing is set up and nothing runs.
 if ! grep -qs 1af410f0 /proc/bus/pci/devices; then
 	echo "not ok - there is no virtual GPU"
@@ -127,8 +127,15 @@ if [ $# = 0 ]; then
 		esac
 	done
 fi
-for name in "$@"; do
-	run "$name"
+for each in "$@"; do
+	case $each in
+	cow*|dirty*|fault*|memory*|mm*|process*|race*|stress*|swap*)
+		stay run "$each"
+		run "$each"
+		;;
+	abi*|blocked*|event*|privilege*|stats*|unbind*) stay run "$each" ;;
+	*) run "$each" ;;
+	esac
 done
 rm -rf "$tmp"
 echo "selftests: $passed passed, $failed failed, $skipped skipped"

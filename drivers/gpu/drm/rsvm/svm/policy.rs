@@ -17,14 +17,8 @@ use kernel::{
     rbtree::{
         RBTree,
         RBTreeNodeReservation, //
-    },
-    sync::atomic::Atomic, //
+    }, //
 };
-
-/// Whether faults move pages to device memory, wherever a range's attributes allow it. Off until
-/// processes that change their mappings all the time are known to come through it unharmed; what
-/// `SVM_MIGRATE` is asked for moves in any case.
-pub(crate) static ON_FAULT: Atomic<u32> = Atomic::new(0);
 
 /// Ranges of a space that can differ in their attributes.
 const MAX_REGIONS: usize = 1 << 14;

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -10,6 +11,7 @@
 
 #include "kselftest.h"
 #include "gpu.h"
+#include "svm.h"
 
 extern const char rsvm_gpu_code[], rsvm_gpu_code_end[];
 
@@ -159,6 +161,8 @@ int gpu_open(struct gpu *g)
 		g->class = class;
 		ret = rsvm_vm_create(g->fd, &g->vm);
 	}
+	if (!ret && getenv("RSVM_STAY"))
+		ret = svm_set(g, NULL, 1ull << 47, DRM_RSVM_SVM_ATTR_NO_MIGRATE, 1);
 	if (!ret)
 		ret = open_queue(g);
 	if (ret)

@@ -47,6 +47,7 @@ int rsvm_event_open(int fd, uint32_t vm, uint32_t mask);
 int rsvm_exec(int fd, uint32_t queue, const uint32_t *push, uint32_t dwords,
 	      volatile uint64_t *fence, uint64_t value);
 
+/* With RSVM_STAY in the environment no memory of the process goes to the device. */
 int gpu_open(struct gpu *g);
 /* A further queue in the mirror of @parent. */
 int gpu_open_queue(struct gpu *g, struct gpu *parent);

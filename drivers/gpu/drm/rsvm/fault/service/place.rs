@@ -28,8 +28,7 @@ use crate::{
         },
         policy::{
             Location,
-            View,
-            ON_FAULT, //
+            View, //
         },
         residency::Millis, //
     },
@@ -75,10 +74,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         node: &IntervalRef<Mirrored<M>>,
         window: PageRange,
     ) -> Result<bool, Missed> {
-        if ON_FAULT.load(Relaxed) == 0
-            || self.space.client.is_none()
-            || self.space.mmu.memory().is_none()
-        {
+        if self.space.client.is_none() || self.space.mmu.memory().is_none() {
             return Ok(false);
         }
         let seen = match self.look(node, window) {
