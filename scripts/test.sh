@@ -113,7 +113,7 @@ stage_removal() {
 }
 
 # Allocations of the module fail.
-stage_alloc() { selftest alloc CMD="$scale sh selftests/run.sh -t $limit alloc"; }
+stage_alloc() { selftest alloc VGPU_ARGS='--vram 16M' CMD="$scale sh selftests/run.sh -t $limit alloc alloc_move"; }
 
 "$TOP/scripts/buildroot.sh"
 "$TOP/scripts/kernel.sh" build "$KERNEL"

@@ -5,62 +5,12 @@
  * Errors may come back. Nothing may hang, and afterwards all is as before; what
  * would leak is found by kmemleak and DMA-API debugging at the end of the VM.
  */
+#include "lib/fail.h"
 #include "lib/rsvm_test.h"
 
 #define SIZE (2 * LEAF)
 #define ROUNDS 60
 #define DRIVER "/sys/bus/pci/drivers/rsvm/"
-#define DEBUGFS "/sys/kernel/debug/"
-
-static int set(const char *injector, const char *file, const char *value)
-{
-	char path[96];
-
-	snprintf(path, sizeof(path), DEBUGFS "%s/%s", injector, file);
-	return sys_write(path, value);
-}
-
-/* Where the code of the module is, as text. */
-static int module_range(char start[24], char end[24])
-{
-	unsigned long size, addr;
-	char line[256];
-	int ret = -ENOENT;
-	FILE *f = fopen("/proc/modules", "re");
-
-	if (!f)
-		return -errno;
-	while (ret && fgets(line, sizeof(line), f))
-		if (sscanf(line, "rsvm %lu %*s %*s %*s %lx", &size, &addr) == 2 && addr) {
-			snprintf(start, 24, "0x%lx", addr);
-			snprintf(end, 24, "0x%lx", addr + size);
-			ret = 0;
-		}
-	fclose(f);
-	return ret;
-}
-
-/* Makes one in 100 / @percent allocations of the module fail; 0 ends that. */
-static int fail(const char *injector, const char *percent)
-{
-	const char *const knobs[][2] = {
-		{ "task-filter", "N" }, { "verbose", "0" }, { "interval", "1" },
-		{ "times", "-1" }, { "space", "0" }, { "stacktrace-depth", "64" },
-		{ "ignore-gfp-wait", "N" },
-	};
-	char start[24], end[24];
-	int ret = module_range(start, end);
-
-	for (int i = 0; !ret && i < ARRAY_SIZE(knobs); i++)
-		ret = set(injector, knobs[i][0], knobs[i][1]);
-	if (!ret && !strcmp(injector, "fail_page_alloc"))
-		ret = set(injector, "min-order", "0");
-	if (!ret)
-		ret = set(injector, "require-start", start);
-	if (!ret)
-		ret = set(injector, "require-end", end);
-	return ret ?: set(injector, "probability", percent);
-}
 
 FIXTURE(alloc)
 {
@@ -70,27 +20,24 @@ FIXTURE(alloc)
 FIXTURE_VARIANT(alloc)
 {
 	const char *injector;
-	const char *percent;
+	unsigned int percent;
 };
 
-FIXTURE_VARIANT_ADD(alloc, slab_rare) { .injector = "failslab", .percent = "1" };
-FIXTURE_VARIANT_ADD(alloc, slab_often) { .injector = "failslab", .percent = "10" };
-FIXTURE_VARIANT_ADD(alloc, pages_rare) { .injector = "fail_page_alloc", .percent = "1" };
-FIXTURE_VARIANT_ADD(alloc, pages_often) { .injector = "fail_page_alloc", .percent = "10" };
+FIXTURE_VARIANT_ADD(alloc, slab_rare) { .injector = FAIL_SLAB, .percent = 1 };
+FIXTURE_VARIANT_ADD(alloc, slab_often) { .injector = FAIL_SLAB, .percent = 10 };
+FIXTURE_VARIANT_ADD(alloc, pages_rare) { .injector = FAIL_PAGES, .percent = 1 };
+FIXTURE_VARIANT_ADD(alloc, pages_often) { .injector = FAIL_PAGES, .percent = 10 };
 
 FIXTURE_SETUP(alloc)
 {
-	char path[96];
-
-	snprintf(path, sizeof(path), DEBUGFS "%s/require-start", variant->injector);
-	if (access(path, W_OK))
+	if (!fail_possible(variant->injector))
 		SKIP(return, "no fault injection (a debug kernel has it)");
 	ASSERT_OK(mem_get(&self->m, MEM_ANON, SIZE));
 }
 
 FIXTURE_TEARDOWN(alloc)
 {
-	EXPECT_OK(set(variant->injector, "probability", "0"));
+	fail_stop(variant->injector);
 	mem_put(&self->m);
 }
 
@@ -147,9 +94,9 @@ TEST_F(alloc, in_use)
 	int failed = 0;
 
 	ASSERT_OK(works(&self->m));
-	ASSERT_OK(fail(variant->injector, variant->percent));
+	ASSERT_OK(fail_start(variant->injector, variant->percent));
 	/* As long as it takes until something did fail. */
-	for (uint64_t r = 0; r < ROUNDS || !failed; r++) {
+	for (uint64_t r = 0; r < scaled(ROUNDS) || !failed; r++) {
 		struct gpu g;
 		/* No node can be opened, which looks as if there was none. */
 		int ret = gpu_open(&g);
@@ -165,7 +112,7 @@ TEST_F(alloc, in_use)
 		failed += !!ret;
 		ASSERT_OK(madvise(self->m.p, SIZE, MADV_DONTNEED));
 	}
-	ASSERT_OK(set(variant->injector, "probability", "0"));
+	ASSERT_GT(fail_stop(variant->injector), 0);
 	EXPECT_OK(works(&self->m));
 }
 
@@ -191,14 +138,14 @@ TEST_F(alloc, in_probe)
 
 	ASSERT_OK(find_device(bdf, sizeof(bdf)));
 	ASSERT_OK(sys_write(DRIVER "unbind", bdf));
-	ASSERT_OK(fail(variant->injector, variant->percent));
-	for (int r = 0; r < ROUNDS || !failed; r++) {
+	ASSERT_OK(fail_start(variant->injector, variant->percent));
+	for (int r = 0; r < scaled(ROUNDS) || !failed; r++) {
 		if (sys_write(DRIVER "bind", bdf))
 			failed++;
 		else
 			ASSERT_OK(sys_write(DRIVER "unbind", bdf));
 	}
-	ASSERT_OK(set(variant->injector, "probability", "0"));
+	ASSERT_GT(fail_stop(variant->injector), 0);
 	ASSERT_OK(sys_write(DRIVER "bind", bdf));
 	EXPECT_OK(works(&self->m));
 }

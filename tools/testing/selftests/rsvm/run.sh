@@ -12,8 +12,8 @@
 # that are about a lack of it. Those about the process's memory run twice: with
 # all of it kept in system memory, and with pages that move to the device.
 #
-# Not run unless named, since they need what is not always there: alloc, a kernel
-# with fault injection; removal, a device that vanishes.
+# Not run unless named, since they need what is not always there: alloc and
+# alloc_move, a kernel with fault injection; removal, a device that vanishes.
 dir=$(cd "$(dirname "$0")" && pwd)
 limit=600
 passed=0 failed=0 skipped=0
@@ -117,12 +117,12 @@ vram=$(stat_of vram_total)
 if [ $# = 0 ] && [ "$vram" -gt 0 ] && [ "$vram" -le 67108864 ]; then
 	# The last one leaves no device behind.
 	export RSVM_REMOVE=1
-	set -- evict engine_fail bo vram_unbind:-tzz_surprise_removal
+	set -- evict evict_obstacle engine_fail bo vram_unbind:-tzz_surprise_removal
 fi
 if [ $# = 0 ]; then
 	for prog in "$dir"/*_test; do
 		case $prog in
-		*/alloc_test|*/removal_test) ;;
+		*/alloc_test|*/alloc_move_test|*/removal_test) ;;
 		*) set -- "$@" "$(basename "$prog")" ;;
 		esac
 	done
