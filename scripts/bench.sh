@@ -11,7 +11,7 @@ out=$BUILD/log/bench.out
 # measure PART VGPU_ARGS : a boot of its own
 measure() {
 	say "bench: $1 (some minutes)"
-	CMD="insmod /lib/modules/test_hmm.ko; ./rsvm-bench $1" FILES="$BUILD/lib/rsvm-bench" MEM=6G \
+	CMD="mount -t debugfs none /sys/kernel/debug 2>/dev/null; insmod /lib/modules/test_hmm.ko; ./rsvm-bench $1" FILES="$BUILD/lib/rsvm-bench" MEM=6G \
 		TIMEOUT="${TIMEOUT:-1800}" VGPU_ARGS="$2" "$TOP/scripts/vm-run.sh" | tee -a "$out"
 }
 measure latency '--vram 2G'

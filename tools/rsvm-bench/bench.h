@@ -51,6 +51,8 @@ void fill(void *p, size_t size);
 uint64_t copy_ns(size_t size);
 
 void open_gpu(struct bench *bench);
+/* From now on nothing of [p, p + size) goes to the device when it faults. */
+void keep_home(struct bench *bench, void *p, size_t size);
 void close_gpu(struct bench *bench);
 /* Runs a kernel to its end. */
 void run(struct bench *bench, const char *kernel, uint64_t n, const void *arg);
@@ -65,6 +67,7 @@ void bench_migration(struct bench *bench);
 void bench_scaling(struct bench *bench);
 void bench_faults(struct bench *bench);
 void bench_processes(void);
+void bench_intervals(void);
 void bench_invalidation(struct bench *bench);
 void bench_oversubscription(struct bench *bench);
 

@@ -14,6 +14,7 @@ static double touch_ns(struct bench *bench, size_t pages)
 	struct touch t = { map(size, false), pages };
 	uint64_t start, warm, cold;
 
+	keep_home(bench, t.base, size);
 	fill(t.base, pages * PAGE);
 	start = now_ns();
 	run(bench, "touch", pages, &t);
@@ -83,6 +84,7 @@ void bench_processes(void)
 				close(go[1]);
 				open_gpu(&bench);
 				t = (struct touch){ map(2 * MIB, false), pages };
+				keep_home(&bench, t.base, 2 * MIB);
 				fill(t.base, pages * PAGE);
 				if (write(ready[1], &byte, 1) != 1 || read(go[0], &byte, 1) != 0)
 					_exit(1);
@@ -116,6 +118,7 @@ static uint64_t protect_ns(struct bench *bench, size_t size, enum mirror mirror)
 	static char *copy;
 	uint64_t start, ns;
 
+	keep_home(bench, t.base, 2 * MIB);
 	fill(t.base, 2 * MIB);
 	if (mirror == OURS)
 		run(bench, "touch", size / PAGE, &t);

@@ -5,6 +5,7 @@
  * line of JSON; the rest goes to stderr.
  */
 #include "bench.h"
+#include <drm/rsvm_drm.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,6 +112,12 @@ void open_gpu(struct bench *bench)
 		fail("opening the GPU");
 }
 
+void keep_home(struct bench *bench, void *p, size_t size)
+{
+	if (rsvm_set_attribute(bench->context, p, size, DRM_RSVM_SVM_ATTR_NO_MIGRATE, 1))
+		fail("setting an attribute");
+}
+
 void close_gpu(struct bench *bench)
 {
 	rsvm_queue_destroy(bench->queue);
@@ -140,6 +147,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "test_hmm is not loaded: no peer to compare with\n");
 	if (!strcmp(part, "latency")) {
 		bench_processes();
+		bench_intervals();
 		open_gpu(&bench);
 		bench_faults(&bench);
 		bench_invalidation(&bench);

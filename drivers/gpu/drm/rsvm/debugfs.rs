@@ -6,7 +6,10 @@
 use crate::{
     gpu::Gpu,
     stats::Stats,
-    svm::inject::INJECT, //
+    svm::{
+        inject::INJECT,
+        node::NODE_MIB, //
+    }, //
 };
 use core::fmt;
 use kernel::{
@@ -42,6 +45,7 @@ pub(crate) fn new(
         dir.read_callback_file(c"stats", data, &show_stats);
         let residency = &data.gpu.vram.residency_ms;
         dir.read_write_file(c"vram_residency_ms", residency);
+        dir.read_write_file(c"interval_mib", &NODE_MIB);
         dir.read_write_file(c"inject_collision", &INJECT.collision);
         dir.read_write_file(c"inject_commit_delay_us", &INJECT.commit_delay_us);
         dir.read_write_file(

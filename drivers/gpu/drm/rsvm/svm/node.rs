@@ -57,15 +57,29 @@ use kernel::{
         RBTreeNode,
         RBTreeNodeReservation, //
     },
-    sizes::SZ_64M,
+    sizes::{
+        SZ_1M,
+        SZ_64M, //
+    },
     sync::{
-        atomic::Relaxed,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc, //
     }, //
 };
 
-/// Size of a node in bytes.
-pub(super) const NODE_SIZE: Alignment = Alignment::new::<SZ_64M>();
+/// Memory that a node watches, in MiB, in spaces to come: a power of two from 2 to 512. Larger ones
+/// collide with more of what happens elsewhere, smaller ones are more; `make bench` compares them.
+pub(crate) static NODE_MIB: Atomic<u32> = Atomic::new(64);
+
+/// [`NODE_MIB`] in bytes.
+fn node_size() -> Alignment {
+    // CAST: Widening.
+    let mib = NODE_MIB.load(Relaxed).clamp(2, 512).next_power_of_two() as usize;
+    Alignment::new_checked(mib * SZ_1M).unwrap_or(Alignment::new::<SZ_64M>())
+}
 
 /// A leaf with the bus addresses of its pages.
 pub(crate) struct MappedLeaf<M: Mmu> {
@@ -176,8 +190,10 @@ impl<M: Mmu> Tree<M> {
 
 /// Other state under the lock.
 pub(crate) struct Book<M: Mmu> {
-    /// By address divided by [`NODE_SIZE`].
+    /// By address divided by `node_size`.
     pub(super) nodes: RBTree<usize, Interval<Mirrored<M>>>,
+    /// Size of a node in bytes.
+    pub(super) node_size: Alignment,
     /// Leaves that were taken out of the tree, to be dropped without the lock.
     pub(super) discarded: Leaves<M>,
     /// Ranges in which nothing of the process is entered.
@@ -194,6 +210,7 @@ impl<M: Mmu> Book<M> {
     pub(super) fn new(bindings: M::Bindings) -> Self {
         Self {
             nodes: RBTree::new(),
+            node_size: node_size(),
             discarded: RBTree::new(),
             bindings,
             migrating: None,
@@ -204,7 +221,7 @@ impl<M: Mmu> Book<M> {
 
     /// Whether a node that lives has `addr`.
     pub(crate) fn is_watched(&self, addr: VirtAddr) -> bool {
-        let key = addr.as_usize() / NODE_SIZE.as_usize();
+        let key = addr.as_usize() / self.node_size.as_usize();
         self.nodes.get(&key).is_some()
     }
 }

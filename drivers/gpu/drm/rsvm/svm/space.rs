@@ -24,8 +24,7 @@ use super::{
         Book,
         Leaves,
         Mirrored,
-        Tree,
-        NODE_SIZE, //
+        Tree, //
     },
     policy::{
         Location,
@@ -309,11 +308,16 @@ impl<M: Mmu> Space<M> {
         session: &MmSession<'_, Mirrored<M>>,
         addr: VirtAddr,
     ) -> Result<IntervalRef<Mirrored<M>>> {
-        let key = addr.as_usize() / NODE_SIZE.as_usize();
-        if let Some(interval) = self.pt.lock().book().nodes.get(&key) {
-            return Ok(interval.handle());
-        }
-        let range = PageRange::block(addr, NODE_SIZE)?;
+        let (key, size) = {
+            let guard = self.pt.lock();
+            let size = guard.book().node_size;
+            let key = addr.as_usize() / size.as_usize();
+            if let Some(interval) = guard.book().nodes.get(&key) {
+                return Ok(interval.handle());
+            }
+            (key, size)
+        };
+        let range = PageRange::block(addr, size)?;
         let interval = session.insert(range, Mirrored(self.clone()))?;
         let watched = interval.handle();
         let node = RBTreeNode::new(key, interval, GFP_KERNEL)?;
