@@ -22,6 +22,9 @@
 //! comes out of step 4 as [`PrivatePage`] and [`WritePrivatePage`]. That of others is brought home in
 //! step 1, like anything that is swapped out.
 //!
+//! A page for atomics, which have to be atomic against CPUs, takes another way: see
+//! [`MmSession::make_exclusive`].
+//!
 //! If step 3 fails, start again at step 1. The sequence belongs to the interval, so if it keeps
 //! changing use an interval of one page; see [`MmSession::insert_within`]. If even that is not
 //! enough, [`MmSession::lock_and_snapshot`] is.
@@ -83,6 +86,7 @@ use super::{
         IntervalRef,
         Mirror,
         MmSession,
+        Node,
         Protected,
         PtGuard, //
     },
@@ -101,6 +105,7 @@ use core::{
 };
 
 mod dma;
+mod exclusive;
 mod pages;
 mod private;
 #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
@@ -112,6 +117,12 @@ pub use self::{
         DmaPage,
         PrivateSlot,
         Revoked, //
+    },
+    exclusive::{
+        AtomicPage,
+        Exclusive,
+        ExclusiveCommit,
+        ExclusiveError, //
     },
     pages::{
         DevicePage,
@@ -491,15 +502,7 @@ impl<'b, T: Mirror> Snapshot<'b, T> {
     /// See [`Reject`].
     pub fn commit<'g>(self, guard: &'g mut PtGuard<'_, T>) -> Result<Commit<'g, 'b, T>, Reject> {
         let node = &self.interval.0;
-        if !guard.is_of(node.mirror().pt_lock()) {
-            return Err(Reject::WrongSpace);
-        }
-        if node.is_dead() {
-            return Err(Reject::Dead);
-        }
-        if node.read_retry(guard, self.seq) {
-            return Err(Reject::Collided);
-        }
+        check(node, guard, self.seq)?;
         // INVARIANT:
         // - The node is not dead, and `Node::kill` needs the lock. Till then it is registered, so
         //   whoever changes the memory calls `Node::start` first, which needs the lock, too.
@@ -512,6 +515,20 @@ impl<'b, T: Mirror> Snapshot<'b, T> {
             pfns: self.pfns,
         })
     }
+}
+
+/// Checks that `node` lives, and that its sequence is `seq`.
+fn check<T: Mirror>(node: &Node<T>, guard: &PtGuard<'_, T>, seq: usize) -> Result<(), Reject> {
+    if !guard.is_of(node.mirror().pt_lock()) {
+        return Err(Reject::WrongSpace);
+    }
+    if node.is_dead() {
+        return Err(Reject::Dead);
+    }
+    if node.read_retry(guard, seq) {
+        return Err(Reject::Collided);
+    }
+    Ok(())
 }
 
 /// The right to enter pages in the device's tables.

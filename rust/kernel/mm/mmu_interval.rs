@@ -78,7 +78,10 @@ mod set;
 mod tests;
 mod withdraw;
 
-pub(super) use self::lock::Protected;
+pub(super) use self::{
+    lock::Protected,
+    node::Node, //
+};
 pub use self::{
     lock::{
         PtGuard,

@@ -46,13 +46,17 @@ pub(super) mod sealed {
     pub trait Sealed {}
 }
 
-/// A page of system memory that may be entered in the device's tables: [`ReadPage`] or [`WritePage`].
+/// A page of system memory that may be entered in the device's tables: [`ReadPage`], [`WritePage`] or
+/// [`AtomicPage`](super::AtomicPage).
 pub trait DevicePage: sealed::Sealed {
     /// The page frame.
     fn pfn(&self) -> Pfn;
 
     /// Whether the device may write to it.
     const WRITABLE: bool;
+
+    /// Whether the device may run atomics on it that are atomic against the CPU.
+    const ATOMIC: bool = false;
 }
 
 /// A page that the device may read while the [`Commit`](super::Commit) lasts, and afterwards until it is revoked.
