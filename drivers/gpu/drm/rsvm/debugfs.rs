@@ -7,6 +7,7 @@ use crate::{
     gpu::Gpu,
     stats::Stats,
     svm::{
+        handover::QUANTUM_US,
         inject::INJECT,
         node::NODE_MIB, //
     }, //
@@ -46,6 +47,7 @@ pub(crate) fn new(
         let residency = &data.gpu.vram.residency_ms;
         dir.read_write_file(c"vram_residency_ms", residency);
         dir.read_write_file(c"interval_mib", &NODE_MIB);
+        dir.read_write_file(c"atomic_quantum_us", &QUANTUM_US);
         dir.read_write_file(c"inject_collision", &INJECT.collision);
         dir.read_write_file(c"inject_commit_delay_us", &INJECT.commit_delay_us);
         dir.read_write_file(

@@ -198,8 +198,9 @@ impl File {
             uapi::DRM_RSVM_PARAM_VA_BITS => u64::from(gpu.va_bits()),
             uapi::DRM_RSVM_PARAM_MMU_VERSION => u64::from(gpu.mmu_version()),
             uapi::DRM_RSVM_PARAM_PAGE_SIZES => Gpu::page_sizes(),
-            // System memory takes no part in atomics: see `Access::Atomic` in the mirror.
-            uapi::DRM_RSVM_PARAM_ATOMICS => u64::from(uapi::DRM_RSVM_ATOMICS_VRAM),
+            uapi::DRM_RSVM_PARAM_ATOMICS => {
+                u64::from(uapi::DRM_RSVM_ATOMICS_SYSTEM | uapi::DRM_RSVM_ATOMICS_VRAM)
+            }
             uapi::DRM_RSVM_PARAM_VRAM_TOTAL => gpu.vram_total(),
             uapi::DRM_RSVM_PARAM_VRAM_FREE => gpu.vram.bytes_free(),
             uapi::DRM_RSVM_PARAM_MAX_QUEUES => u64::from(Gpu::max_queues()),

@@ -408,6 +408,24 @@ impl Mmu for Gpu {
         }
     }
 
+    fn replay(&self, tables: Pdb, range: PageRange) -> Result<(), Wedged> {
+        complete::replay(self, tables, range);
+        if self.state.is_wedged() {
+            Err(Wedged)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn next_read(&self) -> u64 {
+        self.next_read()
+    }
+
+    fn read_reports(&self) {
+        // A device that does not finish its packets sends an interrupt when it does.
+        let _ = self.flush_replayable();
+    }
+
     fn next_report(&self) -> u64 {
         // None comes from a device that does not work or is gone.
         self.next_report().ok().flatten().unwrap_or(u64::MAX)

@@ -5,6 +5,7 @@
 pub(crate) mod bound;
 pub(crate) mod counters;
 pub(crate) mod device;
+pub(crate) mod handover;
 pub(crate) mod inject;
 pub(crate) mod leaf;
 pub(crate) mod node;

@@ -393,27 +393,46 @@ impl Gpu {
         self.faults.replayable.lock().buffer.next(&self.regs)
     }
 
-    /// Reads everything that is in the buffers now, so that nothing is left of hardware threads
-    /// that are gone, neither their faults nor what is reported of cancelled ones. May sleep.
+    /// The serial number of the next fault that is read.
+    pub(crate) fn next_read(&self) -> u64 {
+        self.faults.replayable.lock().buffer.taken
+    }
+
+    /// Reads everything that is in the replayable buffer now, so that nothing is left of hardware
+    /// threads that are gone. May sleep.
     ///
     /// # Errors
     ///
     /// `ETIMEDOUT` if the device does not finish its packets, `ENODEV` after the driver was unbound.
+    pub(crate) fn flush_replayable(&self) -> Result {
+        let Some(until) = self.next_report()? else {
+            return Ok(());
+        };
+        if self.next_read() >= until {
+            return Ok(());
+        }
+        flush(until, || {
+            self.drain_replayable(false)?;
+            Ok(self.next_read())
+        })
+    }
+
+    /// Reads everything that is in both buffers now, so that nothing is left of a queue's threads
+    /// that are gone, neither their faults nor what is reported of cancelled ones. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As for [`flush_replayable`](Self::flush_replayable).
     pub(crate) fn flush_faults(&self) -> Result {
-        if let Some(until) = self.next_report()? {
-            flush(until, || {
-                self.drain_replayable(false)?;
-                Ok(self.faults.replayable.lock().buffer.taken)
-            })?;
-        }
+        self.flush_replayable()?;
         let until = self.faults.non_replayable.lock().next(&self.regs)?;
-        if let Some(until) = until {
-            flush(until, || {
-                self.drain_non_replayable(false)?;
-                Ok(self.faults.non_replayable.lock().taken)
-            })?;
-        }
-        Ok(())
+        let Some(until) = until else {
+            return Ok(());
+        };
+        flush(until, || {
+            self.drain_non_replayable(false)?;
+            Ok(self.faults.non_replayable.lock().taken)
+        })
     }
 
     /// After the replayable buffer has overflowed: makes room, and has the device report again

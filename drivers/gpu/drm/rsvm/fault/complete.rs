@@ -48,3 +48,11 @@ pub(crate) fn complete(gpu: &Gpu, pdb: Pdb, mapped: &[PageRange], cancelled: &[C
     program.replay();
     gpu.run(&program);
 }
+
+/// See [`Mmu::replay`](crate::svm::device::Mmu::replay). May sleep.
+pub(crate) fn replay(gpu: &Gpu, pdb: Pdb, range: PageRange) {
+    let mut program = Program::new();
+    program.invalidate(pdb, Some(range), Barrier::Upgrade);
+    program.replay_ack_all();
+    gpu.run(&program);
+}

@@ -6,6 +6,7 @@
 //! device hears of it. No lock but the worker's own is held while memory is faulted in, which can
 //! take as long as a user process likes.
 
+mod atomic;
 mod bound;
 mod doubt;
 mod leaf;
@@ -48,7 +49,11 @@ use kernel::{
         mmu_interval::IntervalSet, //
     },
     prelude::*,
-    sync::Arc, //
+    sync::Arc,
+    time::{
+        Instant,
+        Monotonic, //
+    }, //
 };
 
 /// Leaves served in a turn; then the device is told, and others have theirs.
@@ -60,6 +65,12 @@ pub(crate) struct Scratch<M: Mmu> {
     mapped: KVec<PageRange>,
     cancelled: KVVec<Cancel>,
     doubts: Doubts,
+    /// Faults for atomics on system memory, for when all others are served.
+    atomics: KVVec<Fault>,
+    /// Something was found out about a fault that the device has not been told yet.
+    unheard: bool,
+    /// Nothing is to be done before, unless something comes.
+    rest: Option<Instant<Monotonic>>,
     /// For each page of the leaf at hand, what is still to be made possible.
     wanted: KVec<Option<Access>>,
     window: KBox<Window>,
@@ -87,6 +98,9 @@ impl<M: Mmu> Scratch<M> {
             mapped: KVec::with_capacity(LEAVES_PER_TURN, GFP_KERNEL)?,
             cancelled: KVVec::with_capacity(faults, GFP_KERNEL)?,
             doubts: Doubts::new()?,
+            atomics: KVVec::with_capacity(faults, GFP_KERNEL)?,
+            unheard: false,
+            rest: None,
             wanted: KVec::from_elem(None, LEAF_PAGES, GFP_KERNEL)?,
             window: KBox::init(
                 pin_init::init_array_from_fn(|_| Slot::default()),
@@ -102,6 +116,7 @@ impl<M: Mmu> Scratch<M> {
 
     /// Serves faults that wait, and lets the device go on.
     pub(crate) fn turn(&mut self, space: &Arc<Space<M>>) {
+        let seen = space.arrivals.current();
         // Taken out so that its faults can be lent while the rest is used.
         let mut batch = core::mem::take(&mut self.batch);
         space.take_faults(&mut batch);
@@ -113,6 +128,9 @@ impl<M: Mmu> Scratch<M> {
         batch.clear();
         self.batch = batch;
         self.serve_request(space);
+        if let Some(until) = self.rest.take() {
+            space.rest(seen, until);
+        }
     }
 
     fn serve(&mut self, space: &Arc<Space<M>>, batch: &Batch) {
@@ -130,6 +148,14 @@ impl<M: Mmu> Scratch<M> {
                 .serve();
             }
             space.put_back(batch.faults()[served..].iter());
+            // If there is nothing but atomics, theirs is the replay.
+            if !self.mapped.is_empty() || self.atomics.len() != served {
+                self.complete(space);
+            }
+            self.serve_atomics(space, &mut session);
+            if !self.unheard {
+                return;
+            }
         } else {
             for fault in batch.faults() {
                 self.cancel(space, fault, Reason::Exited);
@@ -149,6 +175,7 @@ impl<M: Mmu> Scratch<M> {
         }
         self.mapped.clear();
         self.cancelled.clear();
+        self.unheard = false;
     }
 
     /// Ends a fault, and with it the queue that waits, if it surely does.

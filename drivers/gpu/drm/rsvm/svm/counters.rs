@@ -90,6 +90,17 @@ counters! {
     locked_snapshots,
     /// Faults sent to the back of the queue after too many collisions.
     requeued,
+    /// Pages of system memory taken away from all CPUs for atomics, and those given back.
+    exclusive_grabs,
+    exclusive_revoked,
+    /// Attempts at that which collided.
+    exclusive_collisions,
+    /// Accesses that were reported again although their page was there for them.
+    exclusive_refaults,
+    /// Grabs that were put off because it was the CPU's turn.
+    atomics_deferred,
+    /// Grabs that were kept for the device's turn.
+    atomics_held,
     /// Intervals inserted.
     intervals,
     /// Intervals removed because nothing was mapped in them.

@@ -167,8 +167,20 @@ pub(crate) trait Mmu: Send + Sync + Sized + 'static {
         cancelled: &[Cancel],
     ) -> Result<(), Wedged>;
 
+    /// Makes `range` known to the device, whose entries were absent or weaker, and replays. Waits,
+    /// bounded, until each access that waited was translated or reported again. May be called with
+    /// a folio locked.
+    fn replay(&self, tables: Pdb, range: PageRange) -> Result<(), Wedged>;
+
     /// The serial number of the next fault that the device reports. May sleep.
     fn next_report(&self) -> u64;
+
+    /// The serial number of the next fault that is read from what the device reported.
+    fn next_read(&self) -> u64;
+
+    /// Reads all that the device reported so far, and submits it to the spaces. May sleep, bounded,
+    /// and may be called with a folio locked.
+    fn read_reports(&self);
 
     /// Whether the device was unbound or is wedged.
     fn is_gone(&self) -> bool;

@@ -45,6 +45,7 @@ impl Slot {
     const VRAM: u64 = 1 << 4;
     const SIZE_64K: u64 = 1 << 5;
     const SIZE_2M: u64 = 1 << 6;
+    const EXCLUSIVE: u64 = 1 << 7;
     const ADDR: u64 = !0xfff;
 
     const SIZE: u64 = Self::SIZE_64K | Self::SIZE_2M;
@@ -69,6 +70,15 @@ impl Slot {
         Self(bits)
     }
 
+    /// A page of system memory that a 4 KiB PTE maps for atomics, while no CPU has it.
+    pub(crate) fn exclusive(addr: u64) -> Self {
+        let prot = Prot {
+            write: true,
+            atomic: true,
+        };
+        Self(Self::live(Target::System(addr), prot).0 | Self::EXCLUSIVE)
+    }
+
     fn has(self, bits: u64) -> bool {
         self.0 & bits != 0
     }
@@ -79,6 +89,11 @@ impl Slot {
 
     pub(crate) fn is_live(self) -> bool {
         self.has(Self::LIVE)
+    }
+
+    /// Whether it is live, and no CPU may have the page before that ends.
+    pub(crate) fn is_exclusive(self) -> bool {
+        self.has(Self::EXCLUSIVE)
     }
 
     pub(crate) fn target(self) -> Target {
@@ -118,7 +133,7 @@ impl Slot {
 
     /// The same page without a PTE.
     fn without_pte(self) -> Self {
-        Self(self.0 & !(Self::LIVE | Self::WRITE | Self::ATOMIC | Self::SIZE))
+        Self(self.0 & !(Self::LIVE | Self::WRITE | Self::ATOMIC | Self::SIZE | Self::EXCLUSIVE))
     }
 
     /// Whether a PTE of `self` may be replaced by one of `new` while the device uses it: same
@@ -145,7 +160,11 @@ fn fits(slots: &[Slot], size: PageSize) -> bool {
     let target = first.target();
     target.is_aligned(size)
         && slots.iter().enumerate().all(|(page, slot)| {
-            slot.is_live() && slot.target() == target.offset(page) && slot.prot() == first.prot()
+            slot.is_live()
+                && slot.target() == target.offset(page)
+                && slot.prot() == first.prot()
+                // These come and go one by one.
+                && !slot.is_exclusive()
         })
 }
 

@@ -15,6 +15,7 @@ use super::{
         LEAF_PAGES,
         LEAF_SIZE, //
     },
+    handover::Handovers,
     inject::INJECT,
     leaf::{
         Leaf,
@@ -67,6 +68,10 @@ use kernel::{
             Relaxed, //
         },
         Arc, //
+    },
+    time::{
+        Instant,
+        Monotonic, //
     }, //
 };
 
@@ -198,6 +203,8 @@ pub(crate) struct Book<M: Mmu> {
     pub(super) discarded: Leaves<M>,
     /// Ranges in which nothing of the process is entered.
     pub(crate) bindings: M::Bindings,
+    /// Whose turn it is with pages that both use atomics on.
+    pub(crate) handovers: Handovers,
     /// What the worker is moving to device memory: there it is not the CPU that takes pages away.
     pub(crate) migrating: Option<PageRange>,
     /// The space was destroyed: nothing is entered any more.
@@ -207,16 +214,20 @@ pub(crate) struct Book<M: Mmu> {
 }
 
 impl<M: Mmu> Book<M> {
-    pub(super) fn new(bindings: M::Bindings) -> Self {
-        Self {
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn new(bindings: M::Bindings) -> Result<Self> {
+        Ok(Self {
             nodes: RBTree::new(),
             node_size: node_size(),
             discarded: RBTree::new(),
             bindings,
+            handovers: Handovers::new()?,
             migrating: None,
             dead: false,
             wants_prune: false,
-        }
+        })
     }
 
     /// Whether a node that lives has `addr`.
@@ -272,8 +283,11 @@ impl<M: Mmu> Mirror for Mirrored<M> {
         let mut cleared: Option<PageRange> = None;
         let (tree, book) = pt.split();
         let own = book.migrating;
-        let by_cpu = event.reason() == Reason::Migrate
-            && own.is_none_or(|own| own.intersect(range).is_none());
+        let foreign = own.is_none_or(|own| own.intersect(range).is_none());
+        let by_cpu = foreign && event.reason() == Reason::Migrate;
+        // So does a CPU's fault; that of another device counts as well.
+        let handed_over = foreign && matches!(event.reason(), Reason::Clear | Reason::Exclusive);
+        let now = Instant::<Monotonic>::now();
         let vram = space.mmu.memory().map(|(_, vram)| vram);
         tree.for_each_leaf(range, |tables, index, leaf, hit| {
             let mut pages = None;
@@ -285,6 +299,14 @@ impl<M: Mmu> Mirror for Mirrored<M> {
                     let ends = [at(hit.start), at(hit.end - 1), leaf.residency.take_huge()];
                     for page in ends.into_iter().flatten() {
                         vram.split_later(page);
+                    }
+                }
+            }
+            for page in hit.clone() {
+                if leaf.shadow.slot(page).is_exclusive() {
+                    space.counters.exclusive_revoked.add(1);
+                    if handed_over {
+                        book.handovers.take(index * LEAF_PAGES + page, now);
                     }
                 }
             }

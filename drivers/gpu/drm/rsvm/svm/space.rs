@@ -77,7 +77,13 @@ use kernel::{
         Arc,
         EventCount,
         Mutex,
-        SpinLock, //
+        Seen,
+        SpinLock,
+        WaitMode, //
+    },
+    time::{
+        Instant,
+        Monotonic, //
     },
     warn_on,
     workqueue::{
@@ -149,7 +155,10 @@ pub(crate) struct Space<M: Mmu> {
     pub(super) requests: Mutex<KVVec<Request>>,
     /// Advanced when a request that somebody waits for is done, and when the space is detached.
     #[pin]
-    pub(super) progress: EventCount,
+    pub(crate) progress: EventCount,
+    /// Advanced when there is something to do for the worker.
+    #[pin]
+    pub(crate) arrivals: EventCount,
     detached: AtomicFlag,
     /// Held while the space is detached: whoever wants that, too, has to see it done.
     #[pin]
@@ -180,6 +189,7 @@ impl<M: Mmu> Space<M> {
         let intervals = IntervalSet::new((&**mm).into())?;
         let scratch = Scratch::new(PENDING_FAULTS)?;
         let requests = request::queue()?;
+        let book = Book::new(bindings)?;
         let pending = Pending {
             faults: Batch::new(PENDING_FAULTS)?,
             forgotten: KVec::with_capacity(FORGOTTEN_SOURCES, GFP_KERNEL)?,
@@ -191,7 +201,7 @@ impl<M: Mmu> Space<M> {
                 pdb: tables.pdb(),
                 pt <- new_pt_lock!(
                     Tree { tables, leaves: RBTree::new() },
-                    Book::new(bindings),
+                    book,
                     "Space::pt",
                 ),
                 pending <- new_spinlock!(pending, "Space::pending"),
@@ -202,6 +212,7 @@ impl<M: Mmu> Space<M> {
                 policy <- new_mutex!(Policy::new(), "Space::policy"),
                 requests <- new_mutex!(requests, "Space::requests"),
                 progress <- new_event_count!("Space::progress"),
+                arrivals <- new_event_count!("Space::arrivals"),
                 detached: AtomicFlag::new(false),
                 detaching <- new_mutex!((), "Space::detaching"),
                 worker <- new_work!("Space::worker"),
@@ -258,6 +269,29 @@ impl<M: Mmu> Space<M> {
         core::mem::swap(&mut pending.faults, batch);
     }
 
+    /// Whether a fault for an atomic on `page` was submitted of which the device reported number
+    /// `from` or a later one.
+    pub(crate) fn was_reported(&self, page: VirtAddr, from: u64) -> bool {
+        let pending = self.pending.lock();
+        pending.faults.faults().iter().any(|fault| {
+            fault.addr.page() == page && fault.access == Access::Atomic && fault.serial >= from
+        })
+    }
+
+    /// Drops faults on `page` that the device reported before number `before`.
+    pub(crate) fn forget_reports(&self, page: VirtAddr, before: u64) {
+        let mut pending = self.pending.lock();
+        pending
+            .faults
+            .retain(|fault| fault.addr.page() != page || fault.serial >= before);
+    }
+
+    /// Sleeps until then, or until there is something to do that was not `seen`.
+    pub(crate) fn rest(&self, seen: Seen, until: Instant<Monotonic>) {
+        self.arrivals
+            .wait(seen, WaitMode::Uninterruptible, Some(until));
+    }
+
     /// Neither serves nor cancels faults of `source` that are known so far: the queue is gone, and
     /// another one may get its name.
     pub(crate) fn forget(&self, source: Source) {
@@ -292,6 +326,7 @@ impl<M: Mmu> Space<M> {
 
     /// Has the worker look for something to do. Any context; `this` is the same space.
     pub(super) fn wake_worker(&self, this: &Arc<Self>) {
+        self.arrivals.advance();
         // Either it is queued now, or was queued already and has yet to run, or the module is going
         // and no space is left.
         let _ = WORKERS.enqueue(this.clone());

@@ -77,7 +77,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         }
         // Commits are for ranges that somebody watches: what is entered goes with the node.
         self.space.node(self.session, piece.start())?;
-        self.prepare()?;
+        self.scratch.prepare(self.space, self.index)?;
         let space = self.space.clone();
         let cancelled = || space.is_detached() || space.mmu.is_gone();
         match bound

@@ -148,6 +148,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             }
         }
         self.skip_mapped();
+        self.leave_known_atomics();
         if self.is_done() {
             return;
         }
@@ -193,7 +194,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let node = self.space.node(self.session, first)?;
         let leaf = PageRange::block(first, Alignment::new::<LEAF_SIZE>())?;
         let window = PageRange::new(leaf.start(), leaf.end().min(self.session.limit()))?;
-        for attempt in 1..=ATTEMPTS {
+        for _ in 0..ATTEMPTS {
             match self.serve_bound() {
                 Err(Missed::Collided) => continue,
                 served => served?,
@@ -214,8 +215,9 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             match self.commit(&node, window, Look::Free) {
                 Ok(()) if self.is_done() => return Ok(()),
                 Ok(()) => {
-                    if attempt == ATTEMPTS {
-                        self.refuse_atomics();
+                    self.leave_atomics();
+                    if self.is_done() {
+                        return Ok(());
                     }
                 }
                 Err(Missed::Collided) => (),
@@ -345,7 +347,12 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             }
             match self.commit(interval, range, look) {
                 Ok(()) if self.scratch.wanted[page].is_none() => break,
-                Ok(()) => self.refuse_atomics(),
+                Ok(()) => {
+                    self.leave_atomics();
+                    if self.scratch.wanted[page].is_none() {
+                        break;
+                    }
+                }
                 Err(Missed::Collided) => (),
                 Err(missed) => return Err(missed),
             }
@@ -354,10 +361,9 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         Ok(())
     }
 
-    /// Cancels atomics on pages that are mapped in system memory: that is the CPU's as well, and
-    /// nothing keeps it away.
-    fn refuse_atomics(&mut self) {
-        let mut refused = PageSet::default();
+    /// Leaves atomics on pages that are in system memory for the end of the turn.
+    fn leave_atomics(&mut self) {
+        let mut left = PageSet::default();
         {
             let guard = self.space.pt.lock();
             let Some(leaf) = guard.pt().leaves.get(&self.index) else {
@@ -369,12 +375,40 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
                     && slot.is_live()
                     && matches!(slot.target(), Target::System(_))
                 {
-                    refused.insert(page);
+                    left.insert(page);
                 }
             }
         }
-        for page in refused.iter() {
-            self.fail(page, Reason::Atomic);
+        self.leave(&left);
+    }
+
+    /// The same for pages that the device had exclusively, which need no look where they are.
+    fn leave_known_atomics(&mut self) {
+        let mut left = PageSet::default();
+        {
+            let guard = self.space.pt.lock();
+            let handovers = &guard.book().handovers;
+            for (page, wanted) in self.scratch.wanted.iter().enumerate() {
+                let number = self.index * LEAF_PAGES + page;
+                if *wanted == Some(Access::Atomic) && handovers.is_known(number) {
+                    left.insert(page);
+                }
+            }
+        }
+        self.leave(&left);
+    }
+
+    fn leave(&mut self, left: &PageSet) {
+        for page in left.iter() {
+            let waiting = pages(self.faults).find(|faults| page_in_leaf(faults.addr()) == page);
+            let Some(waiting) = waiting else {
+                continue;
+            };
+            for fault in waiting.needing(Access::Atomic) {
+                // There is room for as many as there are faults.
+                let _ = self.scratch.atomics.push_within_capacity(*fault);
+            }
+            self.scratch.wanted[page] = waiting.weaker(Access::Atomic);
         }
     }
 }

@@ -111,9 +111,19 @@ impl Mmu for FakeMmu {
         Ok(())
     }
 
+    fn replay(&self, _tables: Pdb, _range: PageRange) -> Result<(), Wedged> {
+        Ok(())
+    }
+
     fn next_report(&self) -> u64 {
         0
     }
+
+    fn next_read(&self) -> u64 {
+        0
+    }
+
+    fn read_reports(&self) {}
 
     fn is_gone(&self) -> bool {
         false

@@ -32,7 +32,8 @@ use crate::svm::{
         Mirrored,
         SpareLeaf, //
     },
-    residency::Millis, //
+    residency::Millis,
+    space::Space, //
 };
 use kernel::{
     device::{
@@ -52,21 +53,22 @@ use kernel::{
     sync::atomic::Relaxed, //
 };
 
-impl<M: Mmu> LeafTurn<'_, '_, M> {
-    /// Sets aside all that a commit can need.
-    pub(in crate::fault::service) fn prepare(&mut self) -> Result {
-        let mmu = &self.space.mmu;
-        mmu.refill(&mut self.scratch.reserve)?;
-        if self.scratch.spare.is_none() {
-            let known = self.space.pt.lock().pt().leaves.get(&self.index).is_some();
+impl<M: Mmu> Scratch<M> {
+    /// Sets aside all that a commit in the leaf `index` can need.
+    pub(in crate::fault::service) fn prepare(&mut self, space: &Space<M>, index: usize) -> Result {
+        space.mmu.refill(&mut self.reserve)?;
+        if self.spare.is_none() {
+            let known = space.pt.lock().pt().leaves.get(&index).is_some();
             if !known {
-                let spare = mmu.with_dma_device(SpareLeaf::new).ok_or(ENODEV)??;
-                self.scratch.spare = Some(spare);
+                let spare = space.mmu.with_dma_device(SpareLeaf::new).ok_or(ENODEV)??;
+                self.spare = Some(spare);
             }
         }
         Ok(())
     }
+}
 
+impl<M: Mmu> LeafTurn<'_, '_, M> {
     /// Looks at `window`, which `interval` covers, and maps what is present there.
     pub(in crate::fault::service) fn commit(
         &mut self,
@@ -74,7 +76,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         window: PageRange,
         look: Look,
     ) -> Result<(), Missed> {
-        self.prepare()?;
+        self.scratch.prepare(self.space, self.index)?;
         let Self {
             space,
             session,

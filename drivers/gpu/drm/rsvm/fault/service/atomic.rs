@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Atomics of the device on system memory.
+//!
+//! On the bus an atomic is a load and a store, between which a CPU may write. So the page is taken
+//! away from all CPUs first, exclusively for this space, and a CPU that touches it gets it back when
+//! the PTE is gone and the device has acknowledged that.
+//!
+//! While its folio is locked no CPU gets the page. The lock is released when the device acknowledged
+//! that each access which waited was translated or reported again; if none of this page was reported,
+//! all of them have been translated by the new PTE, and whoever revokes it waits for them. That makes
+//! one access for each grab, at least, however many CPUs fight for the page. A page that they do fight
+//! for is kept for a quantum, see [`handover`](crate::svm::handover).
+//!
+//! Pages are served one by one, since two of them may have the same folio, and after all other faults
+//! of the turn, whose service may take the lock of any folio.
+//!
+//! Locks: mmap_lock for reading, then the folio, both from `make_exclusive()` to the end of the grab;
+//! the page-table lock inside. Then those of the fault buffers and of invalidation, one after the
+//! other, neither of which is held elsewhere while memory is touched.
+
+use super::{
+    leaf::{
+        page_in_leaf,
+        patience,
+        Missed, //
+    },
+    Scratch, //
+};
+use crate::{
+    fault::{
+        batch::pages,
+        Reason, //
+    },
+    svm::{
+        bound::Bindings,
+        device::Mmu,
+        handover::{
+            quantum,
+            Turn, //
+        },
+        leaf::Slot,
+        node::{
+            addresses_of,
+            leaf_index,
+            Mirrored, //
+        },
+        space::Space, //
+    },
+};
+use kernel::{
+    mm::{
+        addr::{
+            PageRange,
+            VirtAddr, //
+        },
+        hmm::{
+            Exclusive,
+            ExclusiveError, //
+        },
+        mmu_interval::{
+            IntervalRef,
+            MmSession, //
+        },
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::{
+        Arc,
+        WaitMode,
+        Wake, //
+    },
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    }, //
+};
+
+/// Pages that are grabbed in a turn; then other faults have theirs.
+const GRABS_PER_TURN: usize = 32;
+/// Collisions on a node before the page gets an interval of its own.
+const ATTEMPTS: usize = 3;
+/// Attempts through such an interval before the faults wait for another turn.
+const PAGE_ATTEMPTS: usize = 8;
+/// Replays for an access that is reported again though its page is there.
+const REPLAYS: usize = 3;
+
+impl From<ExclusiveError> for Missed {
+    fn from(error: ExclusiveError) -> Self {
+        match error {
+            ExclusiveError::Fault(error) => error.into(),
+            ExclusiveError::Unsupported => Self::Failed(Reason::Atomic),
+        }
+    }
+}
+
+/// The number of a page, counted from address zero.
+pub(super) fn page_number(addr: VirtAddr) -> usize {
+    addr.as_usize() / PAGE_SIZE
+}
+
+impl<M: Mmu> Scratch<M> {
+    /// Serves the atomics that other faults of the turn left, and puts back those whose turn is yet
+    /// to come.
+    pub(super) fn serve_atomics(
+        &mut self,
+        space: &Arc<Space<M>>,
+        session: &mut MmSession<'_, Mirrored<M>>,
+    ) {
+        // Taken out so that its faults can be lent while the rest is used.
+        let mut faults = core::mem::take(&mut self.atomics);
+        let mut budget = GRABS_PER_TURN;
+        let mut rest: Option<Delta> = None;
+        let mut at_once = false;
+        for page in pages(&faults) {
+            let number = page_number(page.addr());
+            let turn = {
+                let guard = space.pt.lock();
+                guard
+                    .book()
+                    .handovers
+                    .turn(number, Instant::now(), quantum())
+            };
+            if let Turn::Cpu(left) = turn {
+                space.counters.atomics_deferred.add(1);
+                space.put_back(page.faults().iter());
+                rest = Some(rest.map_or(left, |rest| rest.min(left)));
+                continue;
+            }
+            let keep = (turn == Turn::Device).then(quantum);
+            let result = if budget == 0 {
+                Err(Missed::Collided)
+            } else {
+                self.grab(space, session, page.addr(), keep)
+            };
+            budget = match keep {
+                Some(_) => 0,
+                None => budget.saturating_sub(1),
+            };
+            match result {
+                Ok(()) | Err(Missed::Gone) => (),
+                Err(Missed::Collided) => {
+                    at_once = true;
+                    space.put_back(page.faults().iter());
+                }
+                Err(Missed::Failed(Reason::Atomic)) => {
+                    for fault in page.faults() {
+                        self.cancel(space, fault, Reason::Atomic);
+                    }
+                    self.unheard = true;
+                }
+                // It was there a moment ago. What became of it is found out like for any fault.
+                Err(Missed::Failed(_)) => {
+                    at_once = true;
+                    let mut guard = space.pt.lock();
+                    guard.book_mut().handovers.forget(number..number + 1);
+                    drop(guard);
+                    space.put_back(page.faults().iter());
+                }
+            }
+        }
+        let rest = rest.filter(|_| !at_once);
+        self.rest = rest.map(|rest| Instant::now() + rest);
+        faults.clear();
+        self.atomics = faults;
+    }
+
+    /// Takes `page` away from the CPUs and has the device access it, for a time if it is to `keep`
+    /// it.
+    fn grab(
+        &mut self,
+        space: &Arc<Space<M>>,
+        session: &mut MmSession<'_, Mirrored<M>>,
+        page: VirtAddr,
+        keep: Option<Delta>,
+    ) -> Result<(), Missed> {
+        let range = PageRange::page(page)?;
+        let node = space.node(session, page)?;
+        for _ in 0..ATTEMPTS {
+            match self.attempt(space, session, &node, range, keep) {
+                Err(Missed::Collided) => space.counters.exclusive_collisions.add(1),
+                result => return result,
+            }
+        }
+        let own = session.insert_within(&node, range)?;
+        space.counters.temporary_intervals.add(1);
+        let mut result = Err(Missed::Collided);
+        for _ in 0..PAGE_ATTEMPTS {
+            result = self.attempt(space, session, &own.handle(), range, keep);
+            if !matches!(result, Err(Missed::Collided)) {
+                break;
+            }
+            space.counters.exclusive_collisions.add(1);
+        }
+        // The node watches the page, too, and saw all that happened since.
+        let mut guard = space.pt.lock();
+        if let Ok(dead) = own.kill(&mut guard) {
+            drop(guard);
+            dead.remove();
+        }
+        result
+    }
+
+    fn attempt(
+        &mut self,
+        space: &Arc<Space<M>>,
+        session: &mut MmSession<'_, Mirrored<M>>,
+        interval: &IntervalRef<Mirrored<M>>,
+        range: PageRange,
+        keep: Option<Delta>,
+    ) -> Result<(), Missed> {
+        self.prepare(space, leaf_index(range.start()))?;
+        let pfns = &mut self.pfns;
+        let exclusive = session.make_exclusive(interval, range, patience(), pfns)?;
+        self.enter(space, &exclusive, range)?;
+        space.counters.exclusive_grabs.add(1);
+        self.doubts.entered(range);
+        if let Some(pdb) = space.pdb() {
+            let mut from = space.mmu.next_read();
+            for _ in 0..REPLAYS {
+                space.counters.replays.add(1);
+                if space.mmu.replay(pdb, range).is_err() {
+                    break;
+                }
+                space.mmu.read_reports();
+                // What was reported before the replay may be among them, which costs one more.
+                if !space.was_reported(range.start(), from) || !is_exclusive(space, range) {
+                    break;
+                }
+                space.counters.exclusive_refaults.add(1);
+                from = space.mmu.next_read();
+            }
+            space.forget_reports(range.start(), from);
+        }
+        if let Some(quantum) = keep {
+            space.counters.atomics_held.add(1);
+            hold(space, range, Instant::now() + quantum);
+        }
+        drop(exclusive);
+        Ok(())
+    }
+
+    /// Enters an exclusive page, by a 4 KiB PTE. A larger one around it is split.
+    fn enter(
+        &mut self,
+        space: &Space<M>,
+        exclusive: &Exclusive<'_, Mirrored<M>>,
+        range: PageRange,
+    ) -> Result<(), Missed> {
+        let index = leaf_index(range.start());
+        let page = page_in_leaf(range.start());
+        let mut guard = space.pt.lock();
+        let mut commit = exclusive.commit(&mut guard)?;
+        let (tree, book, found) = commit.split();
+        if book.dead {
+            return Err(Missed::Gone);
+        }
+        if !book.bindings.is_free(range) {
+            return Err(Missed::Collided);
+        }
+        if tree.leaves.get(&index).is_none() {
+            let spare = self.spare.take().ok_or(Missed::Collided)?;
+            tree.leaves.insert(spare.into_leaf(index));
+        }
+        let leaf = tree.leaves.get_mut(&index).ok_or(Missed::Collided)?;
+        let dma = leaf.dma.as_mut().ok_or(Missed::Gone)?;
+        let mapped = space.mmu.with_dma_device(|dev| dma.map(dev, page, found));
+        let addr = match mapped.ok_or(Missed::Gone)? {
+            // An older translation of another page is being flushed.
+            Err(err) if err == EAGAIN || err == EBUSY => return Err(Missed::Collided),
+            addr => addr?,
+        };
+        let slot = Slot::exclusive(addr);
+        leaf.shadow.hold(page, slot.target());
+        self.window.fill(Slot::default());
+        self.window[page] = slot;
+        let (done, result) = leaf.shadow.commit(
+            &mut tree.tables,
+            &mut self.window,
+            &mut self.reserve,
+            |tables, pages| {
+                if let Some(range) = addresses_of(index, pages) {
+                    let flush = space.mmu.invalidate(tables, Some(range));
+                    // Nothing is given back here: the same pages are mapped again.
+                    let _ = space.mmu.wait(flush);
+                }
+            },
+        );
+        drop(guard);
+        drop(done.surplus);
+        space.counters.count_ptes(done.ptes);
+        Ok(result?)
+    }
+}
+
+/// Whether the device still has the page exclusively.
+fn is_exclusive<M: Mmu>(space: &Space<M>, range: PageRange) -> bool {
+    let guard = space.pt.lock();
+    let leaf = guard.pt().leaves.get(&leaf_index(range.start()));
+    leaf.is_some_and(|leaf| leaf.shadow.slot(page_in_leaf(range.start())).is_exclusive())
+}
+
+/// Sleeps until then, or until the device has lost the page.
+fn hold<M: Mmu>(space: &Space<M>, range: PageRange, until: Instant<Monotonic>) {
+    loop {
+        let seen = space.progress.current();
+        if space.is_detached() || space.mmu.is_gone() || !is_exclusive(space, range) {
+            return;
+        }
+        let wake = space
+            .progress
+            .wait(seen, WaitMode::Uninterruptible, Some(until));
+        if wake != Wake::Event {
+            return;
+        }
+    }
+}
