@@ -109,8 +109,9 @@ pub struct InjectArgs {
     /// How long that wait is
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = parse_time)]
     pub access_delay: Duration,
-    /// Once in 64 atomics on system memory, wait this long inside it
-    #[arg(long, value_name = "TIME", default_value = "0us", value_parser = parse_time)]
+    /// Once in 64 atomics on system memory, wait this long inside it: a CPU's
+    /// write that the driver let through is lost then, and counted
+    #[arg(long, value_name = "TIME", default_value = "20us", value_parser = parse_time)]
     pub atomic_window: Duration,
     /// Every N-th copy ends in an error
     #[arg(long, value_name = "N", default_value_t = 0)]

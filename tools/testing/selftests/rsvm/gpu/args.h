@@ -24,6 +24,14 @@ struct gpu_result {
 	uint64_t errors;
 };
 
+/* How long single atomics took, bucket k those of 2^k to 2^(k+1) nanoseconds. */
+#define WAIT_LOGS 40
+struct waits {
+	uint64_t by_log2_ns[WAIT_LOGS];
+	uint64_t longest;	/* in nanoseconds */
+	uint64_t pause;		/* given: nanoseconds between two atomics */
+};
+
 /*
  * What the word at @address holds after @round, if all of its bytes are right.
  * The factors fit into instructions: GPU code has no data to load them from.

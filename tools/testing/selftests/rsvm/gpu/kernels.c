@@ -3,22 +3,10 @@
  * GPU code of the selftests: RV64 compiled by stock clang, without data of its
  * own, so that it runs wherever it is copied to.
  *
- * No kernel uses an atomic on shared memory but those that say so: stores of
- * one hart to a word of its own are enough, and what an atomic does depends on
- * DRM_RSVM_PARAM_ATOMICS.
+ * No kernel here uses an atomic but k_atomic: stores of one hart to a word of its
+ * own are enough. Those that share words with the CPU are in kernels_atomic.c.
  */
-#include "args.h"
-
-#define KERNEL(name) \
-	void name(struct gpu_args *a, uint64_t i, uint64_t n); \
-	__attribute__((used)) void name(struct gpu_args *a, uint64_t i, uint64_t n)
-
-typedef volatile uint64_t word;
-
-static word *slot(const struct gpu_args *a, uint64_t i)
-{
-	return (word *)(a->addr + i * a->stride);
-}
+#include "kernel.h"
 
 static void report(const struct gpu_args *a, uint64_t i, uint64_t value,
 		   uint64_t errors)

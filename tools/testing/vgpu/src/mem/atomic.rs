@@ -39,7 +39,7 @@ impl AtomicUnit {
 
     /// Replaces the value at `p` (`size` 1, 2, 4 or 8 bytes, aligned) by
     /// `f(value)` and returns the old value. `sys`: it is system memory, whose
-    /// DMA address `addr` goes to the log when a CPU's write is lost.
+    /// virtual address `addr` goes to the log when a CPU's write is lost.
     pub fn rmw(
         &self,
         p: HostPtr<'_>,

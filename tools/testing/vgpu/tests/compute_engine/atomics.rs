@@ -78,6 +78,94 @@ fn harts_lose_no_updates_among_each_other() {
     }
 }
 
+/// What compilers make of a byte's or half's addition: LR/SC around the word,
+/// whose other parts other harts count in.
+#[test]
+fn parts_of_a_word_are_counted_by_reservations() {
+    // a1 is the hart's index; t5 its shift, t6 the mask of its part.
+    for (bits, lanes) in [(8u64, 4u64), (16, 2)] {
+        let code = assemble(&format!(
+            "
+            andi t5, a1, {}
+            li   t0, {bits}
+            mul  t5, t5, t0
+            li   t6, (1 << {bits}) - 1
+            sll  t6, t6, t5
+            li   t0, 1
+            sll  t0, t0, t5
+            li   t2, {ADDS}
+        1:  lr.w.aqrl t3, (a0)
+            add  t4, t3, t0
+            xor  t4, t4, t3
+            and  t4, t4, t6
+            xor  t4, t4, t3
+            sc.w.rl t4, t4, (a0)
+            bnez t4, 1b
+            addi t2, t2, -1
+            bnez t2, 1b
+            ret
+            ",
+            lanes - 1
+        ));
+        for vram in [false, true] {
+            let mut rig = Rig::new(Config {
+                compute_threads: 2,
+                ..Config::default()
+            });
+            let mirror = rig.mirror(0);
+            rig.load(&mirror, CODE, &code);
+            let ram = rig.pages(1);
+            let vid = rig.vram(1, PAGE);
+            if vram {
+                rig.map_page(&mirror, DATA, &Page::new(vid, 12));
+            } else {
+                rig.map(&mirror, DATA, ram, 0);
+            }
+            rig.launch(&mirror, CODE, DATA, HARTS, 0);
+            rig.wait_idle(&mirror);
+            let word = if vram {
+                rig.read_at(vid)
+            } else {
+                rig.read(ram)
+            };
+            let part = HARTS / lanes * ADDS % (1 << bits);
+            let want = (0..lanes).fold(0, |sum, lane| sum | part << (lane * bits));
+            assert_eq!(word, want, "{bits} bits, device memory: {vram}");
+        }
+    }
+}
+
+/// All that the harts propose, of which the word ends as the least or the most,
+/// signed or not.
+#[test]
+fn the_least_and_the_most_win() {
+    for (instruction, start, want) in [
+        ("amomin.w", 5u64, (-(HARTS as i64)) as u64 & 0xffff_ffff),
+        ("amomax.w", 0xffff_f000, 0),
+        ("amominu.w", 0xffff_fff0, 0),
+        ("amomaxu.w", 5, 0xffff_ffff),
+        ("amomin.d", 5, -(HARTS as i64) as u64),
+        ("amomax.d", -4096i64 as u64, 0),
+        ("amominu.d", u64::MAX - 15, 0),
+        ("amomaxu.d", 5, u64::MAX),
+    ] {
+        let mut rig = Rig::new(Config {
+            compute_threads: 2,
+            ..Config::default()
+        });
+        let mirror = rig.mirror(0);
+        let text = format!("neg t0, a1\n{instruction} x0, t0, (a0)\nret");
+        rig.load(&mirror, CODE, &assemble(&text));
+        let ram = rig.pages(1);
+        rig.map(&mirror, DATA, ram, 0);
+        rig.write(ram, start);
+        // Proposals are 0, -1, and so on.
+        rig.launch(&mirror, CODE, DATA, HARTS + 1, 0);
+        rig.wait_idle(&mirror);
+        assert_eq!(rig.read(ram), want, "{instruction}");
+    }
+}
+
 #[test]
 fn the_cpu_loses_updates_and_they_are_counted() {
     for what in [AMO, CAS] {
