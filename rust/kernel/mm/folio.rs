@@ -24,7 +24,8 @@ use core::{
     ptr::NonNull, //
 };
 
-/// Marks the folio of `pfn` dirty, without its lock. Returns the first frame behind the folio.
+/// Marks the folio of `pfn` dirty, without its lock, and, if it is not a device's memory, accessed.
+/// Returns the first frame behind the folio.
 ///
 /// Does not sleep.
 ///
@@ -33,12 +34,15 @@ use core::{
 /// `pfn` has a `struct page` whose folio is mapped by a process and stays so during the call: the
 /// caller delays an MMU notifier that must be answered before the mapping goes. That also keeps
 /// truncation away, for which others need the folio lock; see `ib_umem_odp_unmap_dma_pages()`.
-pub(super) unsafe fn mark_dirty(pfn: Pfn) -> Pfn {
+pub(super) unsafe fn mark_written(pfn: Pfn, is_device: bool) -> Pfn {
     // SAFETY: `pfn` has a `struct page` in a folio that stays, by the caller's promise.
     let folio = unsafe { bindings::page_folio(bindings::pfn_to_page(pfn.as_usize())) };
     // SAFETY: As above.
     unsafe {
         bindings::folio_mark_dirty(folio);
+        if !is_device {
+            bindings::folio_mark_accessed(folio);
+        }
         Pfn::new(bindings::folio_pfn(folio) + bindings::folio_nr_pages(folio))
     }
 }

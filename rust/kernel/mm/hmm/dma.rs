@@ -230,8 +230,9 @@ impl<F> DmaMap<F> {
             .is_some_and(|entries| entries.iter().copied().any(is_live))
     }
 
-    /// Makes all live entries in `range` revoked, and marks the folios of the writable ones dirty:
-    /// core cannot see that the device wrote to them. Does not sleep.
+    /// Makes all live entries in `range` revoked, and marks the folios of the writable ones dirty and
+    /// accessed: core cannot see that the device wrote to them, nor do its entries for exclusive
+    /// pages remember it. Does not sleep.
     ///
     /// To be called with the lock held that the pages were committed under, when the device's
     /// entries have been cleared and the flush is not yet acknowledged. That order is sound, since
@@ -254,7 +255,7 @@ impl<F> DmaMap<F> {
             if *entry & WRITE != 0 && !(folio_start..clean_from).contains(&pfn) {
                 // SAFETY: The entry is live, so by the type invariants the folio is mapped in the
                 // process: core is waiting for the invalidation that calls this, or for the lock.
-                clean_from = unsafe { folio::mark_dirty(pfn) };
+                clean_from = unsafe { folio::mark_written(pfn, *entry & MAPPED == 0) };
                 folio_start = pfn;
                 revoked.dirtied += 1;
             }

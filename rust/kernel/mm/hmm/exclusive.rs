@@ -32,13 +32,19 @@ use crate::{
     mm::{
         addr::{
             PageRange,
-            Pfn, //
+            Pfn,
+            VirtAddr, //
         },
         mmu_interval::{
             IntervalRef,
             MmSession,
             Protected,
             PtGuard, //
+        },
+        virt::{
+            flags,
+            vm_flags_t,
+            VmaRef, //
         },
         MmapReadGuard, //
     },
@@ -49,6 +55,9 @@ use core::{
     marker::PhantomData,
     ptr::NonNull, //
 };
+
+#[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
+mod tests;
 
 /// Why a page cannot be had exclusively.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +137,34 @@ pub struct Exclusive<'s, T: Mirror> {
     _mmap: MmapReadGuard<'s>,
 }
 
+/// Kinds of mappings whose pages nobody can have exclusively.
+const UNSUPPORTED: vm_flags_t =
+    flags::SHARED | flags::HUGETLB | flags::PFNMAP | flags::MIXEDMAP | flags::IO;
+
 impl<T: Mirror> MmSession<'_, T> {
+    /// What of `range` the first mapping covers of whose pages [`MmSession::make_exclusive`] would
+    /// say [`ExclusiveError::Unsupported`], at this moment; [`None`] if there is no such mapping in
+    /// it. Takes `mmap_lock`.
+    pub fn first_unsupported(&self, range: PageRange) -> Option<PageRange> {
+        let _mmap = self.mm().mmap_read_lock();
+        let mut rest = range;
+        loop {
+            // SAFETY: The lock is held.
+            let vma = unsafe { bindings::find_vma(self.mm().as_raw(), rest.start().as_usize()) };
+            if vma.is_null() {
+                return None;
+            }
+            // SAFETY: As above.
+            let vma = unsafe { VmaRef::from_raw(vma) };
+            let mapped = PageRange::new(VirtAddr::new(vma.start()), VirtAddr::new(vma.end()));
+            let found = mapped.ok()?.intersect(rest)?;
+            if vma.flags() & UNSUPPORTED != 0 {
+                return Some(found);
+            }
+            rest = PageRange::new(found.end(), range.end()).ok()?;
+        }
+    }
+
     /// Takes the page at `range`, which is one page that `interval` covers, away from all CPUs.
     ///
     /// The page is faulted in first, for writing: core takes an exclusive page back from its owner
