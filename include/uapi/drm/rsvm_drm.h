@@ -352,7 +352,23 @@ struct drm_rsvm_vm_bind {
 #define DRM_RSVM_SVM_LOCATION_SYSTEM		1
 #define DRM_RSVM_SVM_LOCATION_VRAM		2
 
-#define DRM_RSVM_SVM_ATOMIC_AUTO		0 /* the default, and so far the only one */
+/*
+ * On system memory an atomic of the device is a load and a store on the bus. So that
+ * no CPU writes in between, the page is first taken away from all CPUs; one that
+ * touches it gets it back, and then it is the device's turn again some milliseconds
+ * later. Core allows that for private memory that is neither device registers nor
+ * hugetlbfs; elsewhere atomics end in DRM_RSVM_FAULT_ATOMIC.
+ *
+ * AUTO: as SYSTEM; where faults move pages at all, those that only the device uses
+ * atomics on move to device memory. VRAM: pages move to device memory when the device
+ * uses atomics there, whatever the preferred location; what cannot move is used as
+ * with SYSTEM. DEVICE: the device's atomics are atomic for its own threads only, and
+ * stores of CPUs to the same word may be lost; faster, and for all kinds of memory.
+ */
+#define DRM_RSVM_SVM_ATOMIC_AUTO		0 /* the default */
+#define DRM_RSVM_SVM_ATOMIC_SYSTEM		1
+#define DRM_RSVM_SVM_ATOMIC_VRAM		2
+#define DRM_RSVM_SVM_ATOMIC_DEVICE		3
 
 /**
  * struct drm_rsvm_svm_attr - one attribute.
@@ -399,6 +415,8 @@ struct drm_rsvm_svm_set_attr {
 #define DRM_RSVM_SVM_PAGE_VRAM		(1 << 1) /* in memory of this device */
 #define DRM_RSVM_SVM_PAGE_READ		(1 << 2) /* mapped by the device */
 #define DRM_RSVM_SVM_PAGE_WRITE		(1 << 3) /* mapped by the device for writing */
+#define DRM_RSVM_SVM_PAGE_ATOMIC	(1 << 4) /* mapped by the device for atomics */
+#define DRM_RSVM_SVM_PAGE_NO_ATOMIC	(1 << 5) /* atomics end in DRM_RSVM_FAULT_ATOMIC */
 
 /**
  * struct drm_rsvm_svm_get_attr - tell attributes, and where the pages are.

@@ -24,22 +24,25 @@ use super::{
     },
     Reason, //
 };
-use crate::svm::{
-    device::{
-        Access,
-        Cancel,
-        Mmu,
-        LEAF_PAGES, //
+use crate::{
+    svm::{
+        device::{
+            Access,
+            Cancel,
+            Mmu,
+            LEAF_PAGES, //
+        },
+        leaf::{
+            Slot,
+            Window, //
+        },
+        node::{
+            leaf_index,
+            SpareLeaf, //
+        },
+        space::Space, //
     },
-    leaf::{
-        Slot,
-        Window, //
-    },
-    node::{
-        leaf_index,
-        SpareLeaf, //
-    },
-    space::Space, //
+    vram::PageSet, //
 };
 use kernel::{
     mm::{
@@ -71,6 +74,8 @@ pub(crate) struct Scratch<M: Mmu> {
     unheard: bool,
     /// Nothing is to be done before, unless something comes.
     rest: Option<Instant<Monotonic>>,
+    /// Pages of the leaf at hand that are to be in device memory for atomics.
+    atomics_in_vram: PageSet,
     /// For each page of the leaf at hand, what is still to be made possible.
     wanted: KVec<Option<Access>>,
     window: KBox<Window>,
@@ -101,6 +106,7 @@ impl<M: Mmu> Scratch<M> {
             atomics: KVVec::with_capacity(faults, GFP_KERNEL)?,
             unheard: false,
             rest: None,
+            atomics_in_vram: PageSet::default(),
             wanted: KVec::from_elem(None, LEAF_PAGES, GFP_KERNEL)?,
             window: KBox::init(
                 pin_init::init_array_from_fn(|_| Slot::default()),

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     svm::{
         policy::{
+            AtomicMode,
             Attributes,
             Location, //
         },
@@ -48,8 +49,7 @@ const _: () = assert!(ATTR_SIZE == 16);
 /// One attribute and its value.
 enum Attribute {
     Preferred(Location),
-    /// There is but one mode.
-    AtomicAuto,
+    Atomic(AtomicMode),
     /// In pages.
     Granule(usize),
     NoMigrate(bool),
@@ -65,13 +65,22 @@ impl Attribute {
         const SYSTEM: u64 = uapi::DRM_RSVM_SVM_LOCATION_SYSTEM as u64;
         const VRAM: u64 = uapi::DRM_RSVM_SVM_LOCATION_VRAM as u64;
         const AUTO: u64 = uapi::DRM_RSVM_SVM_ATOMIC_AUTO as u64;
+        const EXCLUSIVE: u64 = uapi::DRM_RSVM_SVM_ATOMIC_SYSTEM as u64;
+        const IN_VRAM: u64 = uapi::DRM_RSVM_SVM_ATOMIC_VRAM as u64;
+        const DEVICE: u64 = uapi::DRM_RSVM_SVM_ATOMIC_DEVICE as u64;
         Ok(match (kind, value) {
             (uapi::DRM_RSVM_SVM_ATTR_PREFERRED_LOCATION, ANY) => Self::Preferred(Location::Any),
             (uapi::DRM_RSVM_SVM_ATTR_PREFERRED_LOCATION, SYSTEM) => {
                 Self::Preferred(Location::System)
             }
             (uapi::DRM_RSVM_SVM_ATTR_PREFERRED_LOCATION, VRAM) => Self::Preferred(Location::Vram),
-            (uapi::DRM_RSVM_SVM_ATTR_ATOMIC_MODE, AUTO) => Self::AtomicAuto,
+            (uapi::DRM_RSVM_SVM_ATTR_ATOMIC_MODE, mode) => Self::Atomic(match mode {
+                AUTO => AtomicMode::Auto,
+                EXCLUSIVE => AtomicMode::System,
+                IN_VRAM => AtomicMode::Vram,
+                DEVICE => AtomicMode::Device,
+                _ => return Err(EINVAL),
+            }),
             (uapi::DRM_RSVM_SVM_ATTR_GRANULARITY, bytes)
                 if bytes.is_power_of_two()
                     && (PAGE_SIZE as u64..=SZ_2M as u64).contains(&bytes) =>
@@ -88,7 +97,7 @@ impl Attribute {
     fn apply(&self, attributes: &mut Attributes) {
         match *self {
             Self::Preferred(location) => attributes.preferred = location,
-            Self::AtomicAuto => (),
+            Self::Atomic(mode) => attributes.atomic = mode,
             Self::Granule(pages) => attributes.granule = pages,
             Self::NoMigrate(no) => attributes.no_migrate = no,
         }
@@ -106,7 +115,12 @@ impl Attribute {
                 Location::System => uapi::DRM_RSVM_SVM_LOCATION_SYSTEM,
                 Location::Vram => uapi::DRM_RSVM_SVM_LOCATION_VRAM,
             }),
-            uapi::DRM_RSVM_SVM_ATTR_ATOMIC_MODE => u64::from(uapi::DRM_RSVM_SVM_ATOMIC_AUTO),
+            uapi::DRM_RSVM_SVM_ATTR_ATOMIC_MODE => u64::from(match attributes.atomic {
+                AtomicMode::Auto => uapi::DRM_RSVM_SVM_ATOMIC_AUTO,
+                AtomicMode::System => uapi::DRM_RSVM_SVM_ATOMIC_SYSTEM,
+                AtomicMode::Vram => uapi::DRM_RSVM_SVM_ATOMIC_VRAM,
+                AtomicMode::Device => uapi::DRM_RSVM_SVM_ATOMIC_DEVICE,
+            }),
             uapi::DRM_RSVM_SVM_ATTR_GRANULARITY => (attributes.granule * PAGE_SIZE) as u64,
             uapi::DRM_RSVM_SVM_ATTR_NO_MIGRATE => u64::from(attributes.no_migrate),
             _ => return Err(EINVAL),
@@ -206,6 +220,12 @@ impl File {
         };
         let policy = &vm.space().policy;
         policy.lock().set(first..first + range.pages(), change)?;
+        if attributes
+            .iter()
+            .any(|it| matches!(it, Attribute::Atomic(_)))
+        {
+            vm.space().atomic_mode_changed(range);
+        }
         Ok(0)
     }
 

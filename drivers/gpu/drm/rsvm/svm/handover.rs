@@ -4,7 +4,8 @@
 //!
 //! To hand such a page over takes far longer than an atomic. So after the CPU took a page back, the
 //! device leaves it alone for a *quantum*, and then keeps it for one, whatever the number of threads
-//! that wait on either side. A page that only one of them uses is never waited for.
+//! that wait on either side. A page that only one of them uses is never waited for. Whoever else
+//! takes a page away, reclaim or migration, counts as the CPU.
 //!
 //! Under the space's page-table lock. Of a bounded number of pages it is known when the CPU took
 //! them; to forget one costs a quantum of fairness.
@@ -86,9 +87,9 @@ impl Handovers {
         Some(taken.at)
     }
 
-    /// Whether the device had `page` and lost it to the CPU.
-    pub(crate) fn is_known(&self, page: usize) -> bool {
-        self.taken(page).is_some()
+    /// Whether the CPU took `page` from the device a short time before `now`.
+    pub(crate) fn is_contended(&self, page: usize, now: Instant<Monotonic>) -> bool {
+        self.taken(page).is_some_and(|at| now - at < CONTENDED)
     }
 
     /// Whose turn it is at `now` with `page`.
@@ -99,7 +100,7 @@ impl Handovers {
         let passed = now - at;
         if passed < quantum {
             Turn::Cpu(quantum - passed)
-        } else if passed < CONTENDED + quantum {
+        } else if passed < CONTENDED {
             Turn::Device
         } else {
             Turn::Free
@@ -119,16 +120,17 @@ mod tests {
         let start = Instant::<Monotonic>::now();
         let after = |ms| start + Delta::from_millis(ms);
         assert_eq!(handovers.turn(7, start, quantum), Turn::Free);
-        assert!(!handovers.is_known(7));
+        assert!(!handovers.is_contended(7, start));
 
         handovers.take(7, start);
-        assert!(handovers.is_known(7));
+        assert!(handovers.is_contended(7, after(99)));
+        assert!(!handovers.is_contended(7, after(100)));
         assert_eq!(handovers.turn(7, start, quantum), Turn::Cpu(quantum));
         let half = Delta::from_millis(1);
         assert_eq!(handovers.turn(7, after(1), quantum), Turn::Cpu(half));
         assert_eq!(handovers.turn(7, after(2), quantum), Turn::Device);
-        assert_eq!(handovers.turn(7, after(101), quantum), Turn::Device);
-        assert_eq!(handovers.turn(7, after(102), quantum), Turn::Free);
+        assert_eq!(handovers.turn(7, after(99), quantum), Turn::Device);
+        assert_eq!(handovers.turn(7, after(100), quantum), Turn::Free);
         assert_eq!(handovers.turn(8, after(1), quantum), Turn::Free);
         // Without a quantum nobody waits for a turn of the CPU.
         let none = Delta::from_millis(0);
@@ -142,10 +144,11 @@ mod tests {
         let now = Instant::<Monotonic>::now();
         handovers.take(7, now);
         handovers.take(7 + PAGES, now);
-        assert!(!handovers.is_known(7) && handovers.is_known(7 + PAGES));
+        let known = |handovers: &Handovers, page| handovers.is_contended(page, now);
+        assert!(!known(&handovers, 7) && known(&handovers, 7 + PAGES));
         handovers.take(9, now);
         handovers.forget(8..10);
-        assert!(!handovers.is_known(9) && handovers.is_known(7 + PAGES));
+        assert!(!known(&handovers, 9) && known(&handovers, 7 + PAGES));
         Ok(())
     }
 }

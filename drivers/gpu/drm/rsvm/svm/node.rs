@@ -203,6 +203,8 @@ pub(crate) struct Book<M: Mmu> {
     pub(super) discarded: Leaves<M>,
     /// Ranges in which nothing of the process is entered.
     pub(crate) bindings: M::Bindings,
+    /// How many times attributes changed that say what atomics need.
+    pub(crate) atomic_changes: u64,
     /// Whose turn it is with pages that both use atomics on.
     pub(crate) handovers: Handovers,
     /// What the worker is moving to device memory: there it is not the CPU that takes pages away.
@@ -223,6 +225,7 @@ impl<M: Mmu> Book<M> {
             node_size: node_size(),
             discarded: RBTree::new(),
             bindings,
+            atomic_changes: 0,
             handovers: Handovers::new()?,
             migrating: None,
             dead: false,
@@ -285,8 +288,12 @@ impl<M: Mmu> Mirror for Mirrored<M> {
         let own = book.migrating;
         let foreign = own.is_none_or(|own| own.intersect(range).is_none());
         let by_cpu = foreign && event.reason() == Reason::Migrate;
-        // So does a CPU's fault; that of another device counts as well.
-        let handed_over = foreign && matches!(event.reason(), Reason::Clear | Reason::Exclusive);
+        // From system memory it is mostly a CPU's fault. Whatever it is, the page stays wanted.
+        let handed_over = foreign
+            && matches!(
+                event.reason(),
+                Reason::Clear | Reason::Exclusive | Reason::Migrate
+            );
         let now = Instant::<Monotonic>::now();
         let vram = space.mmu.memory().map(|(_, vram)| vram);
         tree.for_each_leaf(range, |tables, index, leaf, hit| {
@@ -306,6 +313,7 @@ impl<M: Mmu> Mirror for Mirrored<M> {
                 if leaf.shadow.slot(page).is_exclusive() {
                     space.counters.exclusive_revoked.add(1);
                     if handed_over {
+                        leaf.residency.hand_over(page);
                         book.handovers.take(index * LEAF_PAGES + page, now);
                     }
                 }

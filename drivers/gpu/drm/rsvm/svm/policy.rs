@@ -5,11 +5,10 @@
 //! By default pages move to device memory when the device uses them, if a whole granule can go: a
 //! piece that is present, or wanted, as a whole. What the CPU wanted back soon after that stays in
 //! system memory for a while ([`residency`](super::residency)), so that it does not bounce.
+//!
+//! Atomics by themselves need no move: on system memory they are done with the CPUs kept away.
 
-use super::device::{
-    Access,
-    LEAF_PAGES, //
-};
+use super::device::LEAF_PAGES;
 use crate::vram::PageSet;
 use core::ops::Range;
 use kernel::{
@@ -19,6 +18,10 @@ use kernel::{
         RBTreeNodeReservation, //
     }, //
 };
+
+mod choose;
+
+pub(crate) use self::choose::View;
 
 /// Ranges of a space that can differ in their attributes.
 const MAX_REGIONS: usize = 1 << 14;
@@ -31,10 +34,24 @@ pub(crate) enum Location {
     Vram,
 }
 
+/// What atomics of the device need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AtomicMode {
+    /// As `System`; what only the device uses moves to device memory as soon as that shows.
+    Auto,
+    /// That no CPU has the page meanwhile.
+    System,
+    /// That the page is in device memory, or else the same.
+    Vram,
+    /// Nothing: they are atomic for the device alone.
+    Device,
+}
+
 /// What users ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Attributes {
     pub(crate) preferred: Location,
+    pub(crate) atomic: AtomicMode,
     /// How many pages move at once: a power of two, at most [`LEAF_PAGES`].
     pub(crate) granule: usize,
     pub(crate) no_migrate: bool,
@@ -43,6 +60,7 @@ pub(crate) struct Attributes {
 impl Attributes {
     pub(crate) const DEFAULT: Self = Self {
         preferred: Location::Any,
+        atomic: AtomicMode::Auto,
         granule: 16,
         no_migrate: false,
     };
@@ -189,90 +207,27 @@ impl Policy {
         cursor.map_or(page, |cursor| cursor.current().1.start)
     }
 
-    /// Which pages of a leaf, whose first page is `first`, are to move to device memory.
-    pub(crate) fn choose(&self, first: usize, view: &View<'_>) -> PageSet {
-        let mut chosen = PageSet::default();
+    /// Calls `f` with the attributes of all pages of a leaf, whose first page is `first`, and the
+    /// pages of the leaf that have them.
+    fn for_each(&self, first: usize, mut f: impl FnMut(Range<usize>, &Attributes)) {
         let mut page = 0;
         while page < LEAF_PAGES {
             let (attributes, end) = self.get(first + page);
             let end = end.saturating_sub(first).min(LEAF_PAGES);
-            if attributes.may_migrate() {
-                view.choose(page..end, &attributes, &mut chosen);
-            }
+            f(page..end, &attributes);
             page = end;
         }
-        chosen
     }
 
-    /// Which pages of a leaf, whose first page is `first`, never move.
-    pub(crate) fn pinned(&self, first: usize) -> PageSet {
-        let mut pinned = PageSet::default();
-        let mut page = 0;
-        while page < LEAF_PAGES {
-            let (attributes, end) = self.get(first + page);
-            let end = end.saturating_sub(first).min(LEAF_PAGES);
-            if attributes.no_migrate {
-                (page..end).for_each(|page| pinned.insert(page));
+    /// Which pages of a leaf, whose first page is `first`, have attributes that are `wanted`.
+    pub(crate) fn matching(&self, first: usize, wanted: impl Fn(&Attributes) -> bool) -> PageSet {
+        let mut found = PageSet::default();
+        self.for_each(first, |pages, attributes| {
+            if wanted(attributes) {
+                pages.for_each(|page| found.insert(page));
             }
-            page = end;
-        }
-        pinned
-    }
-}
-
-/// What is known of the pages of a leaf.
-pub(crate) struct View<'a> {
-    pub(crate) wanted: &'a [Option<Access>],
-    /// In system memory.
-    pub(crate) system: PageSet,
-    /// In device memory.
-    pub(crate) device: PageSet,
-    /// Came back a short time ago.
-    pub(crate) remote: PageSet,
-    /// Bound to something else than memory of the process.
-    pub(crate) bound: PageSet,
-    /// All of it is a piece of system memory as large.
-    pub(crate) is_huge: bool,
-}
-
-impl View<'_> {
-    /// Adds those of `pages`, which have `attributes`, that are to move.
-    fn choose(&self, pages: Range<usize>, attributes: &Attributes, chosen: &mut PageSet) {
-        let mut next = pages.start;
-        for page in pages.clone() {
-            let Some(access) = self.wanted[page] else {
-                continue;
-            };
-            if page < next || self.device.contains(page) {
-                continue;
-            }
-            // An atomic has no other way.
-            let must = access == Access::Atomic;
-            if self.remote.contains(page) && !must {
-                continue;
-            }
-            let whole = self.is_huge && pages == (0..LEAF_PAGES);
-            let size = if whole {
-                LEAF_PAGES
-            } else {
-                attributes.granule
-            };
-            let start = page & !(size - 1);
-            let granule = start.max(pages.start)..(start + size).min(pages.end);
-            let is_there = |page: &usize| {
-                self.system.contains(*page)
-                    || self.device.contains(*page)
-                    || self.wanted[*page].is_some()
-            };
-            let fill = attributes.preferred == Location::Vram;
-            let can_go = |page: usize| !self.device.contains(page) && !self.bound.contains(page);
-            if fill || must || granule.clone().all(|page| is_there(&page)) {
-                let goes = granule.clone().filter(|page| fill || is_there(page));
-                goes.filter(|&page| can_go(page))
-                    .for_each(|page| chosen.insert(page));
-                next = granule.end;
-            }
-        }
+        });
+        found
     }
 }
 
@@ -354,67 +309,6 @@ mod tests {
         // Fewer is fine.
         policy.set(0..next, vram)?;
         check(&policy, &[(0, next, VRAM)]);
-        Ok(())
-    }
-
-    fn pages(range: Range<usize>) -> PageSet {
-        let mut set = PageSet::default();
-        range.for_each(|page| set.insert(page));
-        set
-    }
-
-    /// What moves of a leaf of which `wanted` and `system` are as given.
-    fn chosen(
-        policy: &Policy,
-        wanted: Range<usize>,
-        access: Access,
-        system: Range<usize>,
-    ) -> PageSet {
-        let mut list = [None; LEAF_PAGES];
-        list[wanted].fill(Some(access));
-        policy.choose(
-            0,
-            &View {
-                wanted: &list,
-                is_huge: system == (0..LEAF_PAGES),
-                system: pages(system),
-                device: PageSet::default(),
-                remote: pages(400..416),
-                bound: PageSet::default(),
-            },
-        )
-    }
-
-    #[test]
-    fn whole_granules_move() -> Result {
-        let mut policy = Policy::new();
-        // Present as a whole, or not.
-        assert_eq!(chosen(&policy, 20..21, Access::Read, 16..32), pages(16..32));
-        assert!(chosen(&policy, 20..21, Access::Read, 16..31).is_empty());
-        assert!(chosen(&policy, 20..21, Access::Read, 0..0).is_empty());
-        // Wanted as a whole, or together with what is present.
-        assert_eq!(chosen(&policy, 30..70, Access::Write, 0..0), pages(32..64));
-        assert_eq!(
-            chosen(&policy, 30..32, Access::Write, 16..30),
-            pages(16..32)
-        );
-        // A large page stays in one piece.
-        assert_eq!(
-            chosen(&policy, 3..4, Access::Write, 0..LEAF_PAGES),
-            PageSet::FULL
-        );
-        // What came back stays, but for atomics.
-        assert!(chosen(&policy, 400..416, Access::Write, 400..416).is_empty());
-        assert_eq!(
-            chosen(&policy, 400..401, Access::Atomic, 400..402),
-            pages(400..402)
-        );
-
-        policy.set(0..64, vram)?;
-        assert_eq!(chosen(&policy, 20..21, Access::Read, 0..0), pages(16..32));
-        policy.set(0..64, |attributes| attributes.no_migrate = true)?;
-        assert!(chosen(&policy, 20..21, Access::Atomic, 0..64).is_empty());
-        assert_eq!(policy.pinned(0), pages(0..64));
         Ok(())
     }
 }

@@ -108,10 +108,15 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Adds the next page.
-    pub(crate) fn add(&mut self, system: bool, vram: bool, slot: Option<Slot>) {
+    /// Adds the next page. Atomics there are `refused` if they would end in a fatal fault.
+    pub(crate) fn add(&mut self, system: bool, vram: bool, refused: bool, slot: Option<Slot>) {
         let slot = slot.filter(|slot| slot.is_live());
         let mut flags = 0;
+        if slot.is_some_and(|slot| slot.prot().atomic) {
+            flags |= uapi::DRM_RSVM_SVM_PAGE_ATOMIC;
+        } else if refused {
+            flags |= uapi::DRM_RSVM_SVM_PAGE_NO_ATOMIC;
+        }
         for (is, flag, sum) in [
             (system, uapi::DRM_RSVM_SVM_PAGE_SYSTEM, &mut self.system),
             (vram, uapi::DRM_RSVM_SVM_PAGE_VRAM, &mut self.vram),
@@ -131,7 +136,7 @@ impl Report {
                 *sum += PAGE_SIZE as u64;
             }
         }
-        // CAST: Four bits. There is room for all pages of the request.
+        // CAST: Six bits. There is room for all pages of the request.
         let _ = self.pages.push_within_capacity(flags as u8);
     }
 }

@@ -40,10 +40,16 @@ impl Millis {
     }
 }
 
+/// How many times the device takes pages of a group for atomics, with none for the CPU in between,
+/// until it counts as the only one that uses them.
+const ALONE: u8 = 4;
+
 /// When the pages of a leaf came and went.
 pub(crate) struct Residency {
     arrived: [Option<Millis>; GROUPS],
     came_back: [Option<Millis>; GROUPS],
+    /// How many times the device took pages for atomics since the CPU last did.
+    grabs: [u8; GROUPS],
     /// Groups that came back since somebody asked, a bit for each.
     news: u32,
     /// The first page of device memory of a large folio that was mapped here last. A hint: when a
@@ -56,6 +62,7 @@ impl Residency {
         Self {
             arrived: [None; GROUPS],
             came_back: [None; GROUPS],
+            grabs: [0; GROUPS],
             news: 0,
             huge: None,
         }
@@ -64,6 +71,29 @@ impl Residency {
     /// `page` was mapped in device memory.
     pub(crate) fn arrive(&mut self, page: usize, now: Millis) {
         self.arrived[page / GROUP] = Some(now);
+        self.grabs[page / GROUP] = 0;
+    }
+
+    /// The device took `page`, in system memory, away from all CPUs.
+    pub(crate) fn grab(&mut self, page: usize) {
+        let grabs = &mut self.grabs[page / GROUP];
+        *grabs = grabs.saturating_add(1);
+    }
+
+    /// The CPU took `page` back, in system memory.
+    pub(super) fn hand_over(&mut self, page: usize) {
+        self.grabs[page / GROUP] = 0;
+    }
+
+    /// Pages on which only the device uses atomics.
+    pub(crate) fn alone(&self) -> PageSet {
+        let mut alone = PageSet::default();
+        for (group, &grabs) in self.grabs.iter().enumerate() {
+            if grabs >= ALONE {
+                (group * GROUP..(group + 1) * GROUP).for_each(|page| alone.insert(page));
+            }
+        }
+        alone
     }
 
     /// The leaf is 2 MiB of device memory in one piece, from page `first` on.
@@ -160,5 +190,23 @@ mod tests {
         assert_eq!(residency.take_news(), Some(0..32));
         assert_eq!(residency.take_news(), Some(496..512));
         assert_eq!(residency.take_news(), None);
+    }
+
+    #[test]
+    fn who_grabs_again_and_again_is_alone() {
+        let mut residency = Residency::new();
+        for page in 16..19 {
+            residency.grab(page);
+        }
+        assert!(residency.alone().is_empty());
+        residency.grab(16);
+        let alone = residency.alone();
+        assert!((0..LEAF_PAGES).all(|page| alone.contains(page) == (16..32).contains(&page)));
+        residency.hand_over(31);
+        assert!(residency.alone().is_empty());
+        (0..ALONE).for_each(|_| residency.grab(0));
+        assert!(residency.alone().contains(0));
+        residency.arrive(5, Millis::now());
+        assert!(residency.alone().is_empty());
     }
 }

@@ -52,6 +52,7 @@ use kernel::{
         },
         mmu_interval::{
             new_pt_lock,
+            withdraw,
             Interval,
             IntervalRef,
             IntervalSet,
@@ -64,6 +65,7 @@ use kernel::{
     new_event_count,
     new_mutex,
     new_spinlock,
+    page::PAGE_SIZE,
     prelude::*,
     rbtree::{
         RBTree,
@@ -322,6 +324,18 @@ impl<M: Mmu> Space<M> {
     /// Tells the owner of `source` about a failure that the hardware reported.
     pub(crate) fn queue_failed(&self, source: Source, info: FaultInfo) {
         self.sink.failed(source, info);
+    }
+
+    /// The attributes of `range` that say what atomics need were changed. When this returns nothing
+    /// is mapped there by the old ones. Bounded; sleeps on the page-table lock.
+    pub(crate) fn atomic_mode_changed(self: &Arc<Self>, range: PageRange) {
+        let first = range.start().as_usize() / PAGE_SIZE;
+        // The only error is that of the change.
+        let _ = withdraw(&Mirrored(self.clone()), range, |book| {
+            book.atomic_changes += 1;
+            book.handovers.forget(first..first + range.pages());
+            Ok(())
+        });
     }
 
     /// Has the worker look for something to do. Any context; `this` is the same space.

@@ -6,14 +6,16 @@
 //! away from all CPUs first, exclusively for this space, and a CPU that touches it gets it back when
 //! the PTE is gone and the device has acknowledged that.
 //!
-//! While its folio is locked no CPU gets the page. The lock is released when the device acknowledged
-//! that each access which waited was translated or reported again; if none of this page was reported,
-//! all of them have been translated by the new PTE, and whoever revokes it waits for them. That makes
-//! one access for each grab, at least, however many CPUs fight for the page. A page that they do fight
-//! for is kept for a quantum, see [`handover`](crate::svm::handover).
+//! While its folio is locked no CPU gets the page. For a page that the device lost a short time ago
+//! the lock is released when the device acknowledged that each access which waited was translated or
+//! reported again; if none of this page was reported, all of them have been translated by the new
+//! PTE, and whoever revokes it waits for them. That makes one access for each grab, at least, however
+//! many CPUs fight for the page; and it is kept for a quantum, see
+//! [`handover`](crate::svm::handover). A page that nobody fights for needs none of this: one replay
+//! for all of them follows, and if one is lost before, the next grab of it is such a one.
 //!
-//! Pages are served one by one, since two of them may have the same folio, and after all other faults
-//! of the turn, whose service may take the lock of any folio.
+//! Pages are taken one by one, since two of them may have the same folio, and after all other faults
+//! of the turn were served, which may take the lock of any folio.
 //!
 //! Locks: mmap_lock for reading, then the folio, both from `make_exclusive()` to the end of the grab;
 //! the page-table lock inside. Then those of the fault buffers and of invalidation, one after the
@@ -78,7 +80,7 @@ use kernel::{
 };
 
 /// Pages that are grabbed in a turn; then other faults have theirs.
-const GRABS_PER_TURN: usize = 32;
+const GRABS_PER_TURN: usize = 64;
 /// Collisions on a node before the page gets an interval of its own.
 const ATTEMPTS: usize = 3;
 /// Attempts through such an interval before the faults wait for another turn.
@@ -215,6 +217,11 @@ impl<M: Mmu> Scratch<M> {
         let exclusive = session.make_exclusive(interval, range, patience(), pfns)?;
         self.enter(space, &exclusive, range)?;
         space.counters.exclusive_grabs.add(1);
+        let Some(quantum) = keep else {
+            self.announce(range);
+            self.unheard = true;
+            return Ok(());
+        };
         self.doubts.entered(range);
         if let Some(pdb) = space.pdb() {
             let mut from = space.mmu.next_read();
@@ -233,10 +240,8 @@ impl<M: Mmu> Scratch<M> {
             }
             space.forget_reports(range.start(), from);
         }
-        if let Some(quantum) = keep {
-            space.counters.atomics_held.add(1);
-            hold(space, range, Instant::now() + quantum);
-        }
+        space.counters.atomics_held.add(1);
+        hold(space, range, Instant::now() + quantum);
         drop(exclusive);
         Ok(())
     }
@@ -273,6 +278,7 @@ impl<M: Mmu> Scratch<M> {
         };
         let slot = Slot::exclusive(addr);
         leaf.shadow.hold(page, slot.target());
+        leaf.residency.grab(page);
         self.window.fill(Slot::default());
         self.window[page] = slot;
         let (done, result) = leaf.shadow.commit(

@@ -38,6 +38,10 @@ use crate::{
             addresses_of,
             Mirrored, //
         },
+        policy::{
+            AtomicMode,
+            Attributes, //
+        },
         space::Space, //
     },
     vram::PageSet, //
@@ -60,6 +64,7 @@ use kernel::{
     sync::Arc,
     time::{
         msecs_to_jiffies,
+        Instant,
         Jiffies, //
     }, //
 };
@@ -148,7 +153,13 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             }
         }
         self.skip_mapped();
-        self.leave_known_atomics();
+        self.scratch.atomics_in_vram = PageSet::default();
+        if self.scratch.wanted.contains(&Some(Access::Atomic)) {
+            let first = self.index * LEAF_PAGES;
+            let in_vram = |attributes: &Attributes| attributes.atomic == AtomicMode::Vram;
+            self.scratch.atomics_in_vram = self.space.policy.lock().matching(first, in_vram);
+            self.leave_known_atomics();
+        }
         if self.is_done() {
             return;
         }
@@ -382,15 +393,19 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         self.leave(&left);
     }
 
-    /// The same for pages that the device had exclusively, which need no look where they are.
+    /// The same for pages that the CPU took from the device a moment ago: where they are is known.
     fn leave_known_atomics(&mut self) {
         let mut left = PageSet::default();
         {
             let guard = self.space.pt.lock();
             let handovers = &guard.book().handovers;
+            let now = Instant::now();
             for (page, wanted) in self.scratch.wanted.iter().enumerate() {
                 let number = self.index * LEAF_PAGES + page;
-                if *wanted == Some(Access::Atomic) && handovers.is_known(number) {
+                if *wanted == Some(Access::Atomic)
+                    && handovers.is_contended(number, now)
+                    && !self.scratch.atomics_in_vram.contains(page)
+                {
                     left.insert(page);
                 }
             }

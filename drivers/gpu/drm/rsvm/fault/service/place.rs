@@ -39,7 +39,10 @@ use crate::{
 };
 use kernel::{
     mm::{
-        addr::PageRange,
+        addr::{
+            PageRange,
+            VirtAddr, //
+        },
         mmu_interval::IntervalRef, //
     },
     page::PAGE_SIZE,
@@ -53,14 +56,16 @@ use kernel::{
 
 /// How long a fault waits for room; then the memory is used where it is.
 const FAULT_WAIT: Delta = Delta::from_millis(100);
-/// The same where it cannot be used from there.
-const ATOMIC_WAIT: Delta = Delta::from_secs(2);
 
 /// Where the pages of a leaf were when somebody looked.
 pub(super) struct Seen {
     pub(super) system: PageSet,
     pub(super) device: PageSet,
+    /// In system memory, and no CPU has it.
+    exclusive: PageSet,
     remote: PageSet,
+    /// Where only the device uses atomics.
+    alone: PageSet,
     pub(super) bound: PageSet,
     /// All of it is one piece of system memory.
     is_huge: bool,
@@ -89,22 +94,19 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             system: seen.system,
             device: seen.device,
             remote: seen.remote,
+            alone: seen.alone,
             bound: seen.bound,
             is_huge: seen.is_huge,
         };
         let first = self.index * LEAF_PAGES;
-        let chosen = self.space.policy.lock().choose(first, &view);
-        let must = chosen
-            .iter()
-            .any(|page| wanted[page] == Some(Access::Atomic));
+        let chosen = view.chosen(&self.space.policy.lock(), first);
         let absent = wanted.iter().enumerate().any(|(page, wanted)| {
             wanted.is_some()
                 && !seen.system.contains(page)
                 && !seen.device.contains(page)
                 && !chosen.contains(page)
         });
-        let wait = if must { ATOMIC_WAIT } else { FAULT_WAIT };
-        self.scratch.moved_in |= self.move_in(&chosen, wait);
+        self.scratch.moved_in |= self.move_in(&chosen, FAULT_WAIT);
         Ok(absent)
     }
 
@@ -124,7 +126,9 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let mut seen = Seen {
             system: PageSet::default(),
             device: PageSet::default(),
+            exclusive: PageSet::default(),
             remote: PageSet::default(),
+            alone: PageSet::default(),
             bound: PageSet::default(),
             is_huge: window.pages() == LEAF_PAGES,
         };
@@ -157,7 +161,14 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             }
         }
         if let Some(leaf) = tree.leaves.get_mut(&index) {
+            for page in 0..window.pages() {
+                if leaf.shadow.slot(page).is_exclusive() {
+                    seen.exclusive.insert(page);
+                    seen.system.insert(page);
+                }
+            }
             seen.remote = leaf.residency.remote(Millis::now(), minimum);
+            seen.alone = leaf.residency.alone();
             for run in &mut news {
                 *run = leaf.residency.take_news();
             }
@@ -171,6 +182,35 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         Ok(seen)
     }
 
+    /// Gives those of `pages` back to the CPUs that none of them has, which core leaves where they
+    /// are.
+    fn release_exclusive(&mut self, pages: &PageSet) {
+        let (space, index) = (self.space, self.index);
+        let exclusive = {
+            let mut guard = space.pt.lock();
+            let (tree, book) = guard.split();
+            book.migrating = addresses_of(index, 0..LEAF_PAGES);
+            let mut exclusive = PageSet::default();
+            if let Some(leaf) = tree.leaves.get(&index) {
+                let is_exclusive = |page: &usize| leaf.shadow.slot(*page).is_exclusive();
+                let found = pages.iter().filter(is_exclusive);
+                found.for_each(|page| exclusive.insert(page));
+            }
+            exclusive
+        };
+        for page in exclusive.iter() {
+            if let (Ok(node), Some(range)) = (
+                space.node(self.session, VirtAddr::new(index * LEAF_SIZE)),
+                addresses_of(index, page..page + 1),
+            ) {
+                let pfns = &mut self.scratch.pfns;
+                // What stays exclusive stays where it is.
+                let _ = self.session.fault_in(&node, range, false, patience(), pfns);
+            }
+        }
+        space.pt.lock().book_mut().migrating = None;
+    }
+
     /// Moves `pages` to device memory, as many as can be, and waits so long for room. Tells whether
     /// some moved.
     pub(super) fn move_in(&mut self, pages: &PageSet, wait: Delta) -> bool {
@@ -181,6 +221,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         if pages.is_empty() {
             return false;
         }
+        self.release_exclusive(pages);
         let cancelled = || space.is_detached() || space.mmu.is_gone();
         let wait = Wait::until(Instant::now() + wait, &cancelled);
         let Ok(mut stock) = Stock::new(memory, client, pages, wait) else {

@@ -5,6 +5,7 @@
 use super::{
     leaf::{
         self,
+        page_in_leaf,
         patience,
         LeafTurn,
         Missed, //
@@ -15,13 +16,21 @@ use super::{
 use crate::{
     migrate::next_run,
     svm::{
+        bound::Bindings,
         device::{
             Mmu,
             LEAF_PAGES,
             LEAF_SIZE, //
         },
-        node::Mirrored,
-        policy::Location,
+        node::{
+            addresses_of,
+            Mirrored, //
+        },
+        policy::{
+            AtomicMode,
+            Attributes,
+            Location, //
+        },
         request::{
             Look,
             Task, //
@@ -132,7 +141,9 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             Err(Missed::Collided) => None,
             seen => Some(seen?),
         };
-        let pinned = self.space.policy.lock().pinned(self.index * LEAF_PAGES);
+        let pinned = |attributes: &Attributes| attributes.no_migrate;
+        let first = self.index * LEAF_PAGES;
+        let pinned = self.space.policy.lock().matching(first, pinned);
         let mut chosen = PageSet::default();
         for page in pages.filter(|&page| page < window.pages() && !pinned.contains(page)) {
             let stays = |seen: &Seen| seen.device.contains(page) || seen.bound.contains(page);
@@ -210,6 +221,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
                 break;
             }
         }
+        let refused = self.refused(&pages);
         let mut report = look.report.lock();
         let guard = self.space.pt.lock();
         let leaf = guard.pt().leaves.get(&self.index);
@@ -218,8 +230,42 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
                 seen.as_ref().is_some_and(|seen| set(seen).contains(page))
             };
             let slot = leaf.map(|leaf| leaf.shadow.slot(page));
-            report.add(is(|seen| &seen.system), is(|seen| &seen.device), slot);
+            report.add(
+                is(|seen| &seen.system),
+                is(|seen| &seen.device),
+                refused.contains(page),
+                slot,
+            );
         }
         Ok(())
+    }
+
+    /// Which of `pages` the device can use no atomics on.
+    fn refused(&self, pages: &Range<usize>) -> PageSet {
+        let first = self.index * LEAF_PAGES;
+        let device_scope = |attributes: &Attributes| attributes.atomic == AtomicMode::Device;
+        let free = self.space.policy.lock().matching(first, device_scope);
+        let mut refused = PageSet::default();
+        let mut rest = addresses_of(self.index, pages.clone());
+        while let Some(range) = rest {
+            let Some(found) = self.session.first_unsupported(range) else {
+                break;
+            };
+            let start = page_in_leaf(found.start());
+            let pages = start..start + found.pages();
+            pages
+                .filter(|&page| !free.contains(page))
+                .for_each(|page| refused.insert(page));
+            rest = PageRange::new(found.end(), range.end()).ok();
+        }
+        let seen = refused;
+        let guard = self.space.pt.lock();
+        for page in seen.iter() {
+            let bound = |range| !guard.book().bindings.is_free(range);
+            if addresses_of(self.index, page..page + 1).is_some_and(bound) {
+                refused.remove(page);
+            }
+        }
+        refused
     }
 }

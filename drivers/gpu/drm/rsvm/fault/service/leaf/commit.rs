@@ -32,6 +32,10 @@ use crate::svm::{
         Mirrored,
         SpareLeaf, //
     },
+    policy::{
+        AtomicMode,
+        Attributes, //
+    },
     residency::Millis,
     space::Space, //
 };
@@ -94,6 +98,13 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             moved_in,
             ..
         } = &mut **scratch;
+        // Changes are counted under the lock, after they were made.
+        let changes = space.pt.lock().book().atomic_changes;
+        let device_scope = |attributes: &Attributes| attributes.atomic == AtomicMode::Device;
+        let free = space
+            .policy
+            .lock()
+            .matching(index * LEAF_PAGES, device_scope);
         let snapshot = match look {
             Look::Free => session.snapshot(interval, window, patience(), pfns)?,
             Look::Locked => {
@@ -110,6 +121,9 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let (tree, book, present) = commit.split();
         if book.dead {
             return Err(Missed::Gone);
+        }
+        if book.atomic_changes != changes {
+            return Err(Missed::Collided);
         }
         if tree.leaves.get(&index).is_none() {
             let spare = spare.take().ok_or(Missed::Collided)?;
@@ -149,8 +163,9 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
                 };
                 let prot = Prot {
                     write,
-                    // Nobody but the device gets there without a fault.
-                    atomic: write && matches!(target, Target::Vram(_)),
+                    // Nobody but the device gets there without a fault, or nobody else matters.
+                    atomic: write
+                        && (matches!(target, Target::Vram(_)) || free.contains(first + i)),
                 };
                 if matches!(target, Target::Vram(_)) {
                     if !leaf.shadow.slot(first + i).is_live() {
