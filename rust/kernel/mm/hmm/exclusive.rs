@@ -226,9 +226,17 @@ impl<T: Mirror> MmSession<'_, T> {
             Ok(page) => page,
             Err(error) => {
                 drop(mmap);
-                return Err(match error {
-                    EOPNOTSUPP => ExclusiveError::Unsupported,
-                    error => ExclusiveError::Fault(this.explain(error, range, true)),
+                if error == EOPNOTSUPP {
+                    return Err(ExclusiveError::Unsupported);
+                }
+                return Err(match this.explain(error, range, true) {
+                    // It was there a moment ago. Secret memory is of a kind that core lets nobody
+                    // look at; else the next attempt tells what became of it.
+                    FaultError::NoBacking if this.first_unsupported(range).is_some() => {
+                        ExclusiveError::Unsupported
+                    }
+                    FaultError::NoBacking => ExclusiveError::Fault(FaultError::Busy),
+                    error => ExclusiveError::Fault(error),
                 });
             }
         };

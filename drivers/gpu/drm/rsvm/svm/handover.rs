@@ -28,15 +28,19 @@ use kernel::{
 pub(crate) static QUANTUM_US: Atomic<u32> = Atomic::new(2000);
 
 /// The longest turn: everybody who wants to change mappings waits for the device's.
-const LONGEST: u32 = 100_000;
-/// For how long a page is contended after the CPU took it.
-const CONTENDED: Delta = Delta::from_millis(100);
-/// Pages remembered; a power of two.
+const LONGEST_US: u32 = 20_000;
+/// Pages remembered.
 const PAGES: usize = 256;
 
 /// Length of a turn.
 pub(crate) fn quantum() -> Delta {
-    Delta::from_micros(QUANTUM_US.load(Relaxed).min(LONGEST).into())
+    Delta::from_micros(QUANTUM_US.load(Relaxed).min(LONGEST_US).into())
+}
+
+/// For how long a page is contended after the CPU took it: longer than it takes until each page that
+/// can be remembered had its turn.
+fn memory(quantum: Delta) -> Delta {
+    quantum * (PAGES as i64) + Delta::from_millis(500)
 }
 
 /// Whose turn it is.
@@ -44,8 +48,8 @@ pub(crate) fn quantum() -> Delta {
 pub(crate) enum Turn {
     /// The CPU's, for so long yet.
     Cpu(Delta),
-    /// The device's, for a quantum: the CPU will want the page back.
-    Device,
+    /// The device's, for a quantum: the CPU will want the page back, which it took so long ago.
+    Device(Delta),
     /// The device's, as long as it likes.
     Free,
 }
@@ -57,39 +61,43 @@ struct Taken {
     at: Instant<Monotonic>,
 }
 
-/// Pages that the CPU took back from the device.
-pub(crate) struct Handovers(KVec<Option<Taken>>);
+/// Pages that the CPU took back from the device, in no order.
+pub(crate) struct Handovers(KVec<Taken>);
 
 impl Handovers {
     /// # Errors
     ///
     /// `ENOMEM`.
     pub(super) fn new() -> Result<Self> {
-        Ok(Self(KVec::from_elem(None, PAGES, GFP_KERNEL)?))
+        Ok(Self(KVec::with_capacity(PAGES, GFP_KERNEL)?))
     }
 
     /// The CPU took `page` from the device.
     pub(super) fn take(&mut self, page: usize, at: Instant<Monotonic>) {
-        self.0[page % PAGES] = Some(Taken { page, at });
+        let taken = Taken { page, at };
+        if let Some(same) = self.0.iter_mut().find(|taken| taken.page == page) {
+            *same = taken;
+        } else if self.0.len() < PAGES {
+            // There is room.
+            let _ = self.0.push_within_capacity(taken);
+        } else if let Some(oldest) = self.0.iter_mut().max_by_key(|taken| at - taken.at) {
+            *oldest = taken;
+        }
     }
 
     /// Forgets `pages`.
     pub(crate) fn forget(&mut self, pages: Range<usize>) {
-        for place in &mut self.0 {
-            if place.is_some_and(|taken| pages.contains(&taken.page)) {
-                *place = None;
-            }
-        }
+        self.0.retain(|taken| !pages.contains(&taken.page));
     }
 
     fn taken(&self, page: usize) -> Option<Instant<Monotonic>> {
-        let taken = self.0[page % PAGES].filter(|taken| taken.page == page)?;
+        let taken = self.0.iter().find(|taken| taken.page == page)?;
         Some(taken.at)
     }
 
     /// Whether the CPU took `page` from the device a short time before `now`.
     pub(crate) fn is_contended(&self, page: usize, now: Instant<Monotonic>) -> bool {
-        self.taken(page).is_some_and(|at| now - at < CONTENDED)
+        self.turn(page, now, quantum()) != Turn::Free
     }
 
     /// Whose turn it is at `now` with `page`.
@@ -100,8 +108,8 @@ impl Handovers {
         let passed = now - at;
         if passed < quantum {
             Turn::Cpu(quantum - passed)
-        } else if passed < CONTENDED {
-            Turn::Device
+        } else if passed < memory(quantum) {
+            Turn::Device(passed)
         } else {
             Turn::Free
         }
@@ -118,37 +126,52 @@ mod tests {
         let mut handovers = Handovers::new()?;
         let quantum = Delta::from_millis(2);
         let start = Instant::<Monotonic>::now();
-        let after = |ms| start + Delta::from_millis(ms);
+        let ms = Delta::from_millis;
         assert_eq!(handovers.turn(7, start, quantum), Turn::Free);
-        assert!(!handovers.is_contended(7, start));
 
         handovers.take(7, start);
-        assert!(handovers.is_contended(7, after(99)));
-        assert!(!handovers.is_contended(7, after(100)));
+        assert!(handovers.is_contended(7, start));
         assert_eq!(handovers.turn(7, start, quantum), Turn::Cpu(quantum));
-        let half = Delta::from_millis(1);
-        assert_eq!(handovers.turn(7, after(1), quantum), Turn::Cpu(half));
-        assert_eq!(handovers.turn(7, after(2), quantum), Turn::Device);
-        assert_eq!(handovers.turn(7, after(99), quantum), Turn::Device);
-        assert_eq!(handovers.turn(7, after(100), quantum), Turn::Free);
-        assert_eq!(handovers.turn(8, after(1), quantum), Turn::Free);
+        assert_eq!(handovers.turn(7, start + ms(1), quantum), Turn::Cpu(ms(1)));
+        assert_eq!(
+            handovers.turn(7, start + ms(2), quantum),
+            Turn::Device(ms(2))
+        );
+        assert_eq!(
+            handovers.turn(7, start + ms(99), quantum),
+            Turn::Device(ms(99))
+        );
+        assert_eq!(
+            handovers.turn(7, start + memory(quantum), quantum),
+            Turn::Free
+        );
+        assert_eq!(handovers.turn(8, start + ms(1), quantum), Turn::Free);
+        // Taken again.
+        handovers.take(7, start + ms(50));
+        assert_eq!(handovers.turn(7, start + ms(51), quantum), Turn::Cpu(ms(1)));
         // Without a quantum nobody waits for a turn of the CPU.
-        let none = Delta::from_millis(0);
-        assert_eq!(handovers.turn(7, start, none), Turn::Device);
+        assert_eq!(
+            handovers.turn(7, start + ms(50), ms(0)),
+            Turn::Device(ms(0))
+        );
+        handovers.forget(6..8);
+        assert_eq!(handovers.turn(7, start + ms(51), quantum), Turn::Free);
         Ok(())
     }
 
     #[test]
-    fn a_page_in_the_same_place_is_another_page() -> Result {
+    fn the_oldest_makes_room() -> Result {
         let mut handovers = Handovers::new()?;
-        let now = Instant::<Monotonic>::now();
-        handovers.take(7, now);
-        handovers.take(7 + PAGES, now);
-        let known = |handovers: &Handovers, page| handovers.is_contended(page, now);
-        assert!(!known(&handovers, 7) && known(&handovers, 7 + PAGES));
-        handovers.take(9, now);
-        handovers.forget(8..10);
-        assert!(!known(&handovers, 9) && known(&handovers, 7 + PAGES));
+        let start = Instant::<Monotonic>::now();
+        let at = |page: usize| start + Delta::from_micros(page as i64);
+        for page in 0..=PAGES {
+            // Not in the order of their numbers.
+            let page = (page * 7) % (PAGES + 1);
+            handovers.take(page, at((page + 100) % (PAGES + 1)));
+        }
+        let now = at(PAGES);
+        let known = (0..=PAGES).filter(|&page| handovers.is_contended(page, now));
+        assert_eq!(known.count(), PAGES);
         Ok(())
     }
 }

@@ -31,12 +31,18 @@ use super::{
 };
 use crate::{
     fault::{
-        batch::pages,
+        batch::{
+            pages,
+            Page, //
+        },
         Reason, //
     },
     svm::{
         bound::Bindings,
-        device::Mmu,
+        device::{
+            Access,
+            Mmu, //
+        },
         handover::{
             quantum,
             Turn, //
@@ -103,8 +109,8 @@ pub(super) fn page_number(addr: VirtAddr) -> usize {
 }
 
 impl<M: Mmu> Scratch<M> {
-    /// Serves the atomics that other faults of the turn left, and puts back those whose turn is yet
-    /// to come.
+    /// Serves the atomics that other faults of the turn left: all that nobody fights for, and of
+    /// the others the one that waits longest.
     pub(super) fn serve_atomics(
         &mut self,
         space: &Arc<Space<M>>,
@@ -112,54 +118,60 @@ impl<M: Mmu> Scratch<M> {
     ) {
         // Taken out so that its faults can be lent while the rest is used.
         let mut faults = core::mem::take(&mut self.atomics);
+        let quantum = quantum();
         let mut budget = GRABS_PER_TURN;
         let mut rest: Option<Delta> = None;
+        let mut contended: Option<(Page<'_>, Delta)> = None;
         let mut at_once = false;
         for page in pages(&faults) {
             let number = page_number(page.addr());
             let turn = {
                 let guard = space.pt.lock();
-                guard
-                    .book()
-                    .handovers
-                    .turn(number, Instant::now(), quantum())
+                let handovers = &guard.book().handovers;
+                handovers.turn(number, Instant::now(), quantum)
             };
-            if let Turn::Cpu(left) = turn {
-                space.counters.atomics_deferred.add(1);
-                space.put_back(page.faults().iter());
-                rest = Some(rest.map_or(left, |rest| rest.min(left)));
-                continue;
-            }
-            let keep = (turn == Turn::Device).then(quantum);
-            let result = if budget == 0 {
-                Err(Missed::Collided)
-            } else {
-                self.grab(space, session, page.addr(), keep)
-            };
-            budget = match keep {
-                Some(_) => 0,
-                None => budget.saturating_sub(1),
-            };
-            match result {
-                Ok(()) | Err(Missed::Gone) => (),
-                Err(Missed::Collided) => {
-                    at_once = true;
-                    space.put_back(page.faults().iter());
+            let later = match turn {
+                Turn::Cpu(left) => {
+                    space.counters.atomics_deferred.add(1);
+                    rest = Some(rest.map_or(left, |rest| rest.min(left)));
+                    Some(page)
                 }
-                Err(Missed::Failed(Reason::Atomic)) => {
-                    for fault in page.faults() {
-                        self.cancel(space, fault, Reason::Atomic);
+                Turn::Device(waited) => match contended {
+                    Some((_, longest)) if longest >= waited => Some(page),
+                    _ => contended.replace((page, waited)).map(|(page, _)| page),
+                },
+                Turn::Free if budget == 0 => Some(page),
+                Turn::Free => {
+                    budget -= 1;
+                    match self.grab(space, session, page.addr(), None) {
+                        Err(Missed::Failed(reason)) => {
+                            for fault in page.faults() {
+                                self.cancel(space, fault, reason);
+                            }
+                            self.unheard = true;
+                            None
+                        }
+                        Err(Missed::Collided) => Some(page),
+                        Ok(()) | Err(Missed::Gone) => None,
                     }
-                    self.unheard = true;
                 }
+            };
+            if let Some(page) = later {
+                at_once |= !matches!(turn, Turn::Cpu(_));
+                space.put_back(page.faults().iter());
+            }
+        }
+        if let Some((page, _)) = contended {
+            let result = self.grab(space, session, page.addr(), Some(quantum));
+            if let Err(Missed::Failed(_)) = result {
                 // It was there a moment ago. What became of it is found out like for any fault.
-                Err(Missed::Failed(_)) => {
-                    at_once = true;
-                    let mut guard = space.pt.lock();
-                    guard.book_mut().handovers.forget(number..number + 1);
-                    drop(guard);
-                    space.put_back(page.faults().iter());
-                }
+                let number = page_number(page.addr());
+                let mut guard = space.pt.lock();
+                guard.book_mut().handovers.forget(number..number + 1);
+            }
+            if let Err(Missed::Failed(_) | Missed::Collided) = result {
+                at_once = true;
+                space.put_back(page.faults().iter());
             }
         }
         let rest = rest.filter(|_| !at_once);
@@ -178,7 +190,21 @@ impl<M: Mmu> Scratch<M> {
         keep: Option<Delta>,
     ) -> Result<(), Missed> {
         let range = PageRange::page(page)?;
-        let node = space.node(session, page)?;
+        self.attempts(space, session, range, keep)?;
+        space.counters.pages_served.add(1);
+        let addr = page.as_u64();
+        space.sink.served(addr, PAGE_SIZE, Access::Atomic);
+        Ok(())
+    }
+
+    fn attempts(
+        &mut self,
+        space: &Arc<Space<M>>,
+        session: &mut MmSession<'_, Mirrored<M>>,
+        range: PageRange,
+        keep: Option<Delta>,
+    ) -> Result<(), Missed> {
+        let node = space.node(session, range.start())?;
         for _ in 0..ATTEMPTS {
             match self.attempt(space, session, &node, range, keep) {
                 Err(Missed::Collided) => space.counters.exclusive_collisions.add(1),
@@ -262,7 +288,7 @@ impl<M: Mmu> Scratch<M> {
             return Err(Missed::Gone);
         }
         if !book.bindings.is_free(range) {
-            return Err(Missed::Collided);
+            return Err(Missed::Failed(Reason::NoMapping));
         }
         if tree.leaves.get(&index).is_none() {
             let spare = self.spare.take().ok_or(Missed::Collided)?;
