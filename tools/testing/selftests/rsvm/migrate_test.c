@@ -130,6 +130,40 @@ TEST_F(migrate, gpu_writes)
 	ASSERT_EQ(0, wrong(self->m.p, PAGES, 7));
 }
 
+/*
+ * Pages move there and back while the GPU writes to them all the time. Holds: its
+ * entries go before a page is copied, also for moves of the driver's own.
+ */
+TEST_F(migrate, under_a_running_kernel)
+{
+	const size_t words = 32, stride = SIZE / words;
+	volatile uint64_t stop = 0;
+	struct gpu_args args = {
+		.addr = (uintptr_t)self->m.p, .stride = stride, .stop = &stop, .out = self->out,
+	};
+
+	ASSERT_OK(svm_set(&self->g, self->m.p, SIZE, DRM_RSVM_SVM_ATTR_PREFERRED_LOCATION,
+			  TO_SYSTEM));
+	memset(self->m.p, 0, SIZE);
+	ASSERT_OK(gpu_launch(&self->g, GPU_SYM_k_count, &args, words));
+	for (int round = 0; round < scaled(30); round++) {
+		/* All are entered. */
+		for (size_t i = 0; i < words; i++) {
+			volatile uint64_t *word = word_at(self->m.p, i * stride);
+
+			ASSERT_OK(await_change(word, *word));
+		}
+		ASSERT_OK(svm_migrate(&self->g, self->m.p, SIZE, TO_VRAM));
+		ASSERT_OK(svm_migrate(&self->g, self->m.p, SIZE, TO_SYSTEM));
+	}
+	stop = 1;
+	ASSERT_OK(gpu_wait(&self->g));
+	for (size_t i = 0; i < words; i++) {
+		EXPECT_EQ(0, self->out[i].errors);
+		EXPECT_EQ(*word_at(self->m.p, i * stride), self->out[i].value);
+	}
+}
+
 /* A CPU fault brings a neighbourhood back, not a page and not everything. */
 TEST_F(migrate, cpu_fault_neighbourhood)
 {

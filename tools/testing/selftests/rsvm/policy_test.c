@@ -319,7 +319,7 @@ TEST_F(policy, thrashing_ends)
 	int fd = rsvm_event_open(self->g.fd, self->g.vm, 1 << DRM_RSVM_EVENT_THRASH);
 	struct drm_rsvm_svm_get_attr a;
 	int thrashed = 0;
-	int64_t end;
+	int64_t end, guard;
 	long long moved;
 
 	ASSERT_GE(fd, 0);
@@ -337,7 +337,8 @@ TEST_F(policy, thrashing_ends)
 	} while (a.vram < 16 * PAGE || a.mapped_write < 16 * PAGE);
 	/* The CPU writes other words of the same pages. */
 	end = now_ns() + 5000 * MS;
-	for (uint64_t k = 1; now_ns() < end || !thrashed; k++) {
+	guard = end + 60000 * MS;
+	for (uint64_t k = 1; now_ns() < end || (!thrashed && now_ns() < guard); k++) {
 		for (int i = 0; i < 16; i++) {
 			ASSERT_EQ(k - 1, *word_at(self->m.p, i * PAGE + 64));
 			*word_at(self->m.p, i * PAGE + 64) = k;
@@ -351,6 +352,7 @@ TEST_F(policy, thrashing_ends)
 		EXPECT_EQ(0, self->out[i].errors);
 		EXPECT_EQ(*word_at(self->m.p, i * PAGE), self->out[i].value);
 	}
+	EXPECT_GT(thrashed + count_events(fd, DRM_RSVM_EVENT_THRASH), 0);
 	/* Each time counts for 400 seconds: a few times at most, not hundreds of times. */
 	moved = fdinfo(self->g.fd, "rsvm-to-vram") - moved;
 	EXPECT_GT(moved, 0);
