@@ -44,7 +44,7 @@ static void *make_trouble(void *arg)
 			break;
 		case TROUBLE_FORK:
 			fork_once();
-			usleep(20000);
+			usleep(50000);
 			break;
 		default:
 			/* ksmd is at work. */
@@ -55,17 +55,20 @@ static void *make_trouble(void *arg)
 	return NULL;
 }
 
-int trouble_begin(struct trouble *t, struct gpu *g, void *p, size_t size)
+int trouble_begin(struct trouble *t, unsigned int kinds, struct gpu *g, void *p, size_t size)
 {
-	if (!madvise(p, size, MADV_MERGEABLE)) {
+	if (kinds & 1 << TROUBLE_KSM && !madvise(p, size, MADV_MERGEABLE)) {
 		sys_write(KSM "pages_to_scan", "1000");
 		sys_write(KSM "sleep_millisecs", "5");
 		sys_write(KSM "run", "1");
 	}
 	for (int k = 0; k < TROUBLES; k++) {
 		t[k] = (struct trouble){ .kind = k, .g = g, .p = p, .size = size };
+		if (!(kinds & 1 << k))
+			continue;
 		if (pthread_create(&t[k].thread, NULL, make_trouble, &t[k]))
 			return -EAGAIN;
+		t[k].running = true;
 	}
 	return 0;
 }
@@ -75,6 +78,7 @@ void trouble_end(struct trouble *t)
 	for (int k = 0; k < TROUBLES; k++)
 		t[k].stop = 1;
 	for (int k = 0; k < TROUBLES; k++)
-		pthread_join(t[k].thread, NULL);
+		if (t[k].running)
+			pthread_join(t[k].thread, NULL);
 	sys_write(KSM "run", "0");
 }
