@@ -15,6 +15,7 @@ measure() {
 		TIMEOUT="${TIMEOUT:-1800}" VGPU_ARGS="$2" "$TOP/scripts/vm-run.sh" | tee -a "$out"
 }
 measure latency '--vram 2G'
+measure atomics '--atomic-window 0us'
 measure oversubscription '--vram 64M'
 IN_ROOT_DIR=$TOP/tools/rsvm-bench/plot run_logged "$BUILD/log/bench-plot.log" \
 	in_root cargo build --release --locked

@@ -62,6 +62,8 @@ bool peer_open(void);
 void peer_to_device(void *p, size_t size, void *mirror);
 void peer_to_system(void *p, size_t size, void *mirror);
 void peer_write(void *p, size_t size, void *mirror);
+/* Takes the pages away from the CPU, and copies them to the mirror. */
+void peer_exclusive(void *p, size_t size, void *mirror);
 
 void bench_migration(struct bench *bench);
 void bench_scaling(struct bench *bench);
@@ -69,6 +71,7 @@ void bench_faults(struct bench *bench);
 void bench_processes(void);
 void bench_intervals(void);
 void bench_invalidation(struct bench *bench);
+void bench_atomics(struct bench *bench);
 void bench_oversubscription(struct bench *bench);
 
 #endif

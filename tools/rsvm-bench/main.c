@@ -153,11 +153,14 @@ int main(int argc, char **argv)
 		bench_invalidation(&bench);
 		bench_migration(&bench);
 		bench_scaling(&bench);
+	} else if (!strcmp(part, "atomics")) {
+		open_gpu(&bench);
+		bench_atomics(&bench);
 	} else if (!strcmp(part, "oversubscription")) {
 		open_gpu(&bench);
 		bench_oversubscription(&bench);
 	} else {
-		fprintf(stderr, "usage: rsvm-bench latency|oversubscription\n");
+		fprintf(stderr, "usage: rsvm-bench latency|atomics|oversubscription\n");
 		return 2;
 	}
 	close_gpu(&bench);

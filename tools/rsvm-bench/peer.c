@@ -43,3 +43,8 @@ void peer_write(void *p, size_t size, void *mirror)
 {
 	command(HMM_DMIRROR_WRITE, p, size, mirror);
 }
+
+void peer_exclusive(void *p, size_t size, void *mirror)
+{
+	command(HMM_DMIRROR_EXCLUSIVE, p, size, mirror);
+}

@@ -11,4 +11,15 @@ struct touch {
 	uint64_t pages;
 };
 
+/*
+ * Each invocation adds 1 to *word, rounds times or, with 0, until stop is not 0,
+ * and says in done[index] how often.
+ */
+struct count {
+	uint64_t *word;
+	uint64_t rounds;
+	uint64_t stop;
+	uint64_t *done;
+};
+
 #endif

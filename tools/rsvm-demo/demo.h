@@ -39,6 +39,7 @@ void *demo_alloc(size_t size);
 void demo_vector_add(struct demo *demo);
 void demo_hash_table(struct demo *demo);
 void demo_stencil(struct demo *demo);
+void demo_histogram(struct demo *demo);
 void demo_moving_memory(struct demo *demo);
 void demo_oversubscribe(struct demo *demo);
 void demo_bad_pointer(struct demo *demo);

@@ -82,6 +82,10 @@ void demo_end(struct demo *demo)
 		       " of them zeroed there; %" PRIu64 " kept away because they bounced\n",
 		       b.migrations - a->migrations, b.to_vram - a->to_vram,
 		       b.zeroed - a->zeroed, b.thrashed - a->thrashed);
+	if (b.grabs != a->grabs)
+		printf("  %" PRIu64 " times the GPU had a page to itself, %" PRIu64
+		       " times the CPU took one back\n",
+		       b.grabs - a->grabs, b.revoked - a->revoked);
 	printf("  %.3f s, of which %.3f s waiting for the GPU\n", ns / 1e9, demo->gpu_ns / 1e9);
 }
 
@@ -127,6 +131,7 @@ int main(void)
 	demo_vector_add(&demo);
 	demo_hash_table(&demo);
 	demo_stencil(&demo);
+	demo_histogram(&demo);
 	demo_moving_memory(&demo);
 	demo_oversubscribe(&demo);
 	demo_bad_pointer(&demo);

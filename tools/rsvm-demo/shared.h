@@ -45,6 +45,32 @@ static inline uint64_t hash(uint64_t key)
 	return key;
 }
 
+/* bins[sample % bin_count] counts the samples; whoever is free takes some from *next on. */
+struct histogram {
+	const uint8_t *samples;
+	uint64_t count;
+	uint64_t *bins;
+	uint64_t bin_count;
+	uint64_t *next;
+	uint64_t begun;		/* not 0: the GPU is at it */
+	uint64_t by_cpu;	/* samples that the CPU counted */
+};
+
+/* Counts what is left together with others, as CPU or as GPU; returns its own share. */
+static inline uint64_t count_samples(const struct histogram *h)
+{
+	const uint64_t some = 256;
+	uint64_t at, done = 0;
+
+	while ((at = __atomic_fetch_add(h->next, some, __ATOMIC_RELAXED)) < h->count) {
+		for (uint64_t i = at; i < at + some; i++)
+			__atomic_fetch_add(&h->bins[h->samples[i] % h->bin_count], 1,
+					   __ATOMIC_RELAXED);
+		done += some;
+	}
+	return done;
+}
+
 /* One Jacobi step of the heat equation on a width x height grid. */
 struct stencil {
 	const float *from;

@@ -74,6 +74,8 @@ struct rsvm_stats {
 	uint64_t zeroed;	/* how many of them had no memory before */
 	uint64_t recalled;	/* pages that came back by request */
 	uint64_t thrashed;	/* pages that stay for a while because they bounced */
+	uint64_t grabs;		/* pages taken away from all CPUs for atomics */
+	uint64_t revoked;	/* how many of them were given back */
 };
 
 /* Where pages are, in bytes. */
@@ -120,7 +122,17 @@ int rsvm_get_stats(rsvm_context *context, struct rsvm_stats *stats);
  */
 int rsvm_migrate(rsvm_context *context, const void *addr, size_t len,
 		 uint32_t location, uint64_t *fence, uint64_t value);
-/* DRM_RSVM_SVM_ATTR_* of whole pages; the value read is that of the first. */
+/*
+ * DRM_RSVM_SVM_ATTR_* of whole pages; the value read is that of the first.
+ *
+ * Atomics of the device are atomic against the CPU wherever memory is private:
+ * a page is taken away from all CPUs while the device uses it, and given back
+ * to the first that touches it. DRM_RSVM_SVM_ATTR_ATOMIC_MODE changes that:
+ * _ATOMIC_SYSTEM never moves pages for it, _ATOMIC_VRAM moves them to device
+ * memory, and _ATOMIC_DEVICE is atomic for the device's own threads alone, which
+ * is faster and the only one for shared mappings and files. Where an atomic is
+ * not possible the queue is killed, with DRM_RSVM_FAULT_ATOMIC in rsvm_last_fault().
+ */
 int rsvm_set_attribute(rsvm_context *context, const void *addr, size_t len,
 		       uint32_t attribute, uint64_t value);
 int rsvm_get_attribute(rsvm_context *context, const void *addr,

@@ -41,4 +41,4 @@ pub use events::Events;
 pub use module::{Kernel, Module};
 pub use queue::{Fence, Queue};
 pub use stats::Stats;
-pub use svm::{Attribute, Location, Residency};
+pub use svm::{AtomicMode, Attribute, Location, Residency};

@@ -61,6 +61,10 @@ stats! {
     recalled = "rsvm-recalled",
     /// Pages that stay in system memory for a while because they bounced.
     thrashed = "rsvm-thrashed",
+    /// Pages of system memory taken away from all CPUs for atomics.
+    grabs = "rsvm-grabs",
+    /// How many of them were given back.
+    revoked = "rsvm-revoked",
 }
 
 fn value(text: &str, key: &'static str) -> Result<u64> {
@@ -82,7 +86,7 @@ mod tests {
         text
     }
 
-    const ALL: [&str; 16] = [
+    const ALL: [&str; 18] = [
         "rsvm-faults",
         "rsvm-batches",
         "rsvm-pages",
@@ -99,6 +103,8 @@ mod tests {
         "rsvm-zeroed",
         "rsvm-recalled",
         "rsvm-thrashed",
+        "rsvm-grabs",
+        "rsvm-revoked",
     ];
 
     #[test]

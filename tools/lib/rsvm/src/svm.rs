@@ -38,12 +38,46 @@ impl Location {
 pub enum Attribute {
     /// A [`Location`].
     PreferredLocation = 0,
-    /// DRM_RSVM_SVM_ATOMIC_*.
+    /// An [`AtomicMode`].
     AtomicMode = 1,
     /// How many bytes move at once.
     Granularity = 2,
     /// 1 if the range never moves to device memory.
     NoMigrate = 3,
+}
+
+/// What the device's atomics need: DRM_RSVM_SVM_ATOMIC_*.
+///
+/// All but [`AtomicMode::Device`] are atomic against the CPU. Where that is not possible, in shared
+/// mappings and files, an atomic kills its queue with [`crate::Reason::Atomic`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum AtomicMode {
+    /// The driver chooses between system and device memory.
+    Auto = 0,
+    /// In system memory, in pages that are taken away from all CPUs for it.
+    System = 1,
+    /// In device memory where pages can move there.
+    Vram = 2,
+    /// Among threads of the device only: what the CPU stores in the same word may be lost.
+    Device = 3,
+}
+
+impl AtomicMode {
+    /// The mode with this number, as [`Context::attribute`] gives it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if there is none.
+    pub fn from_raw(raw: u64) -> Result<Self> {
+        match raw {
+            0 => Ok(Self::Auto),
+            1 => Ok(Self::System),
+            2 => Ok(Self::Vram),
+            3 => Ok(Self::Device),
+            _ => Err(Error::Invalid("atomic mode")),
+        }
+    }
 }
 
 /// Where the pages of a range are, in bytes.
@@ -135,6 +169,15 @@ impl Context {
         uapi::ioctl(self.fd(), &mut set).map_err(Error::system("set an attribute"))
     }
 
+    /// Sets what atomics need in `len` bytes at `addr`, whole pages.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn set_atomic_mode(&self, addr: *const u8, len: usize, mode: AtomicMode) -> Result<()> {
+        self.set_attribute(addr, len, Attribute::AtomicMode, mode as u64)
+    }
+
     /// The value of an attribute at `addr`, the start of a page.
     ///
     /// # Errors
@@ -195,5 +238,18 @@ mod tests {
             assert_eq!(Location::from_raw(location as u32).unwrap(), location);
         }
         assert!(Location::from_raw(3).is_err());
+    }
+
+    #[test]
+    fn atomic_modes_by_number() {
+        for mode in [
+            AtomicMode::Auto,
+            AtomicMode::System,
+            AtomicMode::Vram,
+            AtomicMode::Device,
+        ] {
+            assert_eq!(AtomicMode::from_raw(mode as u64).unwrap(), mode);
+        }
+        assert!(AtomicMode::from_raw(4).is_err());
     }
 }

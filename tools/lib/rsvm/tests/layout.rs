@@ -222,6 +222,15 @@ fn uapi_structures_and_numbers() {
             rsvm::Param::ComputeClass as u32,
         ),
         constant("DRM_RSVM_PARAM_VRAM_FREE", rsvm::Param::VramFree as u32),
+        constant(
+            "DRM_RSVM_SVM_ATOMIC_SYSTEM",
+            rsvm::AtomicMode::System as u32,
+        ),
+        constant("DRM_RSVM_SVM_ATOMIC_VRAM", rsvm::AtomicMode::Vram as u32),
+        constant(
+            "DRM_RSVM_SVM_ATOMIC_DEVICE",
+            rsvm::AtomicMode::Device as u32,
+        ),
         constant("DRM_RSVM_FAULT_NO_MAPPING", rsvm::Reason::NoMapping.into()),
         constant("DRM_RSVM_FAULT_PROTECTION", rsvm::Reason::Protection.into()),
         constant("DRM_RSVM_FAULT_ATOMIC", rsvm::Reason::Atomic.into()),
@@ -290,7 +299,9 @@ fn library_structures() {
             to_vram,
             zeroed,
             recalled,
-            thrashed
+            thrashed,
+            grabs,
+            revoked
         ]
     );
     same!(
