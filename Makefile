@@ -55,4 +55,4 @@ root: ## the build root alone
 clean: ## remove build/; the cache stays
 	rm -rf $(B)
 
-export CMD FILES KERNEL VGPU_ARGS MEM CPUS TIMEOUT APPEND KDIR KERNEL_TARBALL
+export CMD FILES KERNEL VGPU_ARGS VGPUS MEM CPUS TIMEOUT APPEND KDIR KERNEL_TARBALL

@@ -5,8 +5,10 @@
 #
 #   KERNEL=test      debug: the selftests on the debug kernel, nothing else
 #   STAGES='a b'     run only these: model, kunit, compile-fail, selftests,
-#                    selftests-v3, selftests-small-vram, removal; with
-#                    KERNEL=debug also alloc
+#                    selftests-v3, selftests-late-acks, selftests-two-gpus,
+#                    selftests-small-vram, removal; with KERNEL=debug also alloc
+#
+# What the selftests tell of waiting and fairness goes to build/histograms-*.txt.
 . "$(dirname "$0")/lib.sh"
 export CARGO_TARGET_DIR=$BUILD/cargo
 
@@ -14,11 +16,11 @@ export KERNEL=${KERNEL:-test}
 # Hang guards, for a VM and for a program in it, in seconds.
 case $KERNEL in
 debug)
-	stages='selftests selftests-v3 selftests-small-vram removal alloc' mem=6G vm_limit=9000 limit=1800
+	stages='selftests selftests-v3 selftests-late-acks selftests-two-gpus selftests-small-vram removal alloc' mem=6G vm_limit=9000 limit=1800
 	scale=RSVM_SCALE=4
 	;;
 *)
-	stages='model kunit compile-fail selftests selftests-v3 selftests-small-vram removal'
+	stages='model kunit compile-fail selftests selftests-v3 selftests-late-acks selftests-two-gpus selftests-small-vram removal'
 	mem=4G vm_limit=1500 limit=600 scale=''
 	;;
 esac
@@ -86,6 +88,8 @@ selftest() {
 	shift
 	say "$stage: booting the VM"
 	env TIMEOUT="${TIMEOUT:-$vm_limit}" MEM="$mem" SWAP_MIB=1024 FILES="$BUILD/selftests" "$@" "$TOP/scripts/vm-run.sh" > "$log" 2>&1 || status=$?
+	tr -d '\r' < "$log" | sed -n 's/^# histogram: //p' > "$BUILD/histograms-$stage.txt"
+	[ -s "$BUILD/histograms-$stage.txt" ] || rm "$BUILD/histograms-$stage.txt"
 	grep -E '^(not ok|# .*SKIP|ok .* # SKIP)|vm-run:' "$log" | head -n 60 >&2 || true
 	line=$(tr -d '\r' < "$log" | sed -n 's/^selftests: \([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' | tail -n 1)
 	# shellcheck disable=SC2086 # three numbers
@@ -99,6 +103,16 @@ stage_selftests() { selftest selftests CMD="$scale sh selftests/run.sh -t $limit
 # The page-table formats differ; what faults, maps and unmaps runs on both.
 stage_selftests-v3() {
 	selftest selftests-v3 VGPU_ARGS='--mmu 3' CMD="$scale sh selftests/run.sh -t $limit memory mm fault stats"
+}
+
+# Acknowledgements of invalidates and replays take their time, and so do atomics.
+stage_selftests-late-acks() {
+	selftest selftests-late-acks VGPU_ARGS='--ack-delay 2ms --atomic-window 100us' \
+		CMD="$scale sh selftests/run.sh -t $limit atomic:-vANON_add_64,-vTHP_cas_32,-vVRAM_xchg_64,-vFORKED_or_32,-vPRIVATE_FILE_max_64 atomic_mm atomic_order atomic_fair:-vthreads_8_all race"
+}
+
+stage_selftests-two-gpus() {
+	selftest selftests-two-gpus VGPUS=2 CMD="$scale sh selftests/run.sh -t $limit atomic_peers"
 }
 
 # More memory than VRAM, and little RAM that can be fragmented; then the device

@@ -7,6 +7,7 @@
 #   FILES='a b'      files and directories put into /root
 #   KERNEL=test      which kernel: test, debug
 #   VGPU_ARGS='...'  passed to the virtual GPU (rsvm-vgpu --help)
+#   VGPUS=1          how many virtual GPUs
 #   MEM=2G           guest memory
 #   CPUS=2           guest CPUs, at least 2
 #   TIMEOUT=300      seconds until a hang is assumed
@@ -21,6 +22,7 @@ CMD=${CMD-}
 FILES=${FILES-}
 KERNEL=${KERNEL:-test}
 VGPU_ARGS=${VGPU_ARGS-}
+VGPUS=${VGPUS:-1}
 MEM=${MEM:-2G}
 CPUS=${CPUS:-2}
 TIMEOUT=${TIMEOUT:-300}
@@ -37,18 +39,18 @@ vgpu=$BUILD/bin/rsvm-vgpu
 [ "$GPU" = 0 ] || [ -e "$vgpu" ] || die "$vgpu is missing; run 'make vgpu'"
 
 run=$(mktemp -d "$BUILD/vm.XXXXXX")
-vgpu_pid='' qemu_pid=''
+vgpu_pids=() qemu_pid=''
 cleanup() {
 	[ -z "$qemu_pid" ] || kill -9 "$qemu_pid" 2>/dev/null || true
-	if [ -n "$vgpu_pid" ]; then
+	for pid in "${vgpu_pids[@]}"; do
 		# It ends with the VMM, and then writes its statistics. TERM reaches the
 		# sandbox around it, which takes it along at once.
 		for _ in $(seq 50); do
-			kill -0 "$vgpu_pid" 2>/dev/null || break
+			kill -0 "$pid" 2>/dev/null || break
 			sleep 0.1
 		done
-		kill -TERM "$vgpu_pid" 2>/dev/null || true
-	fi
+		kill -TERM "$pid" 2>/dev/null || true
+	done
 	wait 2>/dev/null || true
 	mkdir -p "$BUILD/log"
 	for f in console qemu.log vgpu.log vgpu.json; do
@@ -92,16 +94,24 @@ else
 	qemu+=(-accel tcg,thread=multi -cpu max)
 fi
 qemu+=(-object "memory-backend-memfd,id=mem,size=$MEM,share=on" -machine q35,memory-backend=mem,hpet=off)
-if [ "$GPU" = 1 ]; then
+# start_vgpu NAME : its files are NAME.sock, .json and .log
+start_vgpu() {
+	local at=$run/$1
 	# shellcheck disable=SC2086 # VGPU_ARGS is a list
-	in_root "$vgpu" --socket "$run/vgpu.sock" --stats "$run/vgpu.json" $VGPU_ARGS >"$run/vgpu.log" 2>&1 &
-	vgpu_pid=$!
+	in_root "$vgpu" --socket "$at.sock" --stats "$at.json" $VGPU_ARGS >"$at.log" 2>&1 &
+	vgpu_pids+=($!)
 	for _ in $(seq 100); do
-		[ -S "$run/vgpu.sock" ] && break
-		kill -0 "$vgpu_pid" 2>/dev/null || { cat "$run/vgpu.log" >&2; die "the virtual GPU did not start"; }
+		[ -S "$at.sock" ] && break
+		kill -0 $! 2>/dev/null || { cat "$at.log" >&2; die "the virtual GPU did not start"; }
 		sleep 0.1
 	done
-	qemu+=(-device "{\"driver\":\"vfio-user-pci\",\"socket\":{\"path\":\"$run/vgpu.sock\",\"type\":\"unix\"}}")
+	qemu+=(-device "{\"driver\":\"vfio-user-pci\",\"socket\":{\"path\":\"$at.sock\",\"type\":\"unix\"}}")
+}
+if [ "$GPU" = 1 ]; then
+	start_vgpu vgpu
+	for n in $(seq 2 "$VGPUS"); do
+		start_vgpu "vgpu$n"
+	done
 fi
 # With five levels KASAN sees a wild access in each interrupt that comes while
 # identify_cpu() has forgotten what the CPU can do.

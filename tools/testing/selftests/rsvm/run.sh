@@ -7,13 +7,15 @@
 # NAME is a program with or without _test; harness options, such as -tNAME or
 # -vVARIANT, are split at commas. Last line: "selftests: N passed, N failed,
 # N skipped"; the exit status is 0 if none failed. After each program the
-# device has to be clean: no stale TLB hit, no guest error, no kernel splat.
+# device has to be clean: no stale TLB hit, no lost update, no guest error, no
+# kernel splat.
 # Without names all programs run, but where VRAM is small (up to 64 MiB) those
 # that are about a lack of it. Those about the process's memory run twice: with
 # all of it kept in system memory, and with pages that move to the device.
 #
 # Not run unless named, since they need what is not always there: alloc and
-# alloc_move, a kernel with fault injection; removal, a device that vanishes.
+# alloc_move, a kernel with fault injection; removal, a device that vanishes;
+# atomic_peers, two devices.
 dir=$(cd "$(dirname "$0")" && pwd)
 limit=600
 passed=0 failed=0 skipped=0
@@ -43,10 +45,10 @@ setup() {
 	fi
 }
 
-# A figure of the device, 0 if it has none.
+# A figure of all devices together, 0 if they have none.
 stat_of() {
 	cat /sys/kernel/debug/rsvm-*/stats 2>/dev/null |
-		awk -v n="$1" '$1 == n {v = $2} END {print v + 0}'
+		awk -v n="$1" '$1 == n {v += $2} END {print v + 0}'
 }
 
 check() {
@@ -65,6 +67,7 @@ run() {
 		return
 	fi
 	stale=$(stat_of stale_hits)
+	lost=$(stat_of lost_updates)
 	guest=$(stat_of guest_errors)
 	lines=$(dmesg | wc -l)
 	echo "# $name${RSVM_STAY:+, in system memory}"
@@ -88,6 +91,8 @@ run() {
 	fi
 	now=$(stat_of stale_hits)
 	[ "$now" = "$stale" ] || [ "$now" = 0 ] || check "$((now - stale)) stale TLB hits"
+	now=$(stat_of lost_updates)
+	[ "$now" = "$lost" ] || [ "$now" = 0 ] || check "$((now - lost)) lost updates"
 	now=$(stat_of guest_errors)
 	[ "$now" = "$guest" ] || [ "$now" = 0 ] || check "$((now - guest)) guest errors of the device"
 	# What the OOM killer tells of its work is no complaint.
@@ -122,7 +127,7 @@ fi
 if [ $# = 0 ]; then
 	for prog in "$dir"/*_test; do
 		case $prog in
-		*/alloc_test|*/alloc_move_test|*/removal_test) ;;
+		*/alloc_test|*/alloc_move_test|*/removal_test|*/atomic_peers_test) ;;
 		*) set -- "$@" "$(basename "$prog")" ;;
 		esac
 	done

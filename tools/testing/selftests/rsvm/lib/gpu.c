@@ -38,7 +38,7 @@ int rsvm_ioctl(int fd, unsigned long request, void *arg)
 	return ret < 0 ? -errno : 0;
 }
 
-int rsvm_open(void)
+int rsvm_open_device(int n)
 {
 	for (int minor = 128; minor < 192; minor++) {
 		char path[32], name[16] = "";
@@ -49,11 +49,16 @@ int rsvm_open(void)
 		fd = open(path, O_RDWR | O_CLOEXEC);
 		if (fd < 0)
 			continue;
-		if (!rsvm_ioctl(fd, DRM_IOCTL_VERSION, &version) && !strcmp(name, "rsvm"))
+		if (!rsvm_ioctl(fd, DRM_IOCTL_VERSION, &version) && !strcmp(name, "rsvm") && !n--)
 			return fd;
 		close(fd);
 	}
 	return -ENODEV;
+}
+
+int rsvm_open(void)
+{
+	return rsvm_open_device(0);
 }
 
 int rsvm_query(int fd, uint32_t param, uint64_t *value)
@@ -142,13 +147,13 @@ static int open_queue(struct gpu *g)
 	return rsvm_queue_create(g->fd, g->vm, &g->queue);
 }
 
-int gpu_open(struct gpu *g)
+int gpu_open_device(struct gpu *g, int n)
 {
 	uint64_t class;
 	int ret;
 
 	memset(g, 0, sizeof(*g));
-	g->fd = rsvm_open();
+	g->fd = rsvm_open_device(n);
 	if (g->fd < 0)
 		return g->fd;
 	g->code = map_page(code_size());
@@ -168,6 +173,11 @@ int gpu_open(struct gpu *g)
 	if (ret)
 		gpu_close(g);
 	return ret;
+}
+
+int gpu_open(struct gpu *g)
+{
+	return gpu_open_device(g, 0);
 }
 
 int gpu_open_queue(struct gpu *g, struct gpu *parent)

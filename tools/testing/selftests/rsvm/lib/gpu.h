@@ -33,8 +33,9 @@ struct gpu {
 	struct gpu *parent;
 };
 
-/* Opens the first render node of the driver; -ENODEV if there is none. */
+/* Opens the first, or the @n-th, render node of the driver; -ENODEV if there is none. */
 int rsvm_open(void);
+int rsvm_open_device(int n);
 /* ioctl() that returns -errno and goes on after a signal. */
 int rsvm_ioctl(int fd, unsigned long request, void *arg);
 int rsvm_query(int fd, uint32_t param, uint64_t *value);
@@ -49,6 +50,8 @@ int rsvm_exec(int fd, uint32_t queue, const uint32_t *push, uint32_t dwords,
 
 /* With RSVM_STAY in the environment no memory of the process goes to the device. */
 int gpu_open(struct gpu *g);
+/* On the @n-th device. */
+int gpu_open_device(struct gpu *g, int n);
 /* A further queue in the mirror of @parent. */
 int gpu_open_queue(struct gpu *g, struct gpu *parent);
 /* Kills what runs and gives all back. */
