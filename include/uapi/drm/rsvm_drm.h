@@ -415,7 +415,8 @@ struct drm_rsvm_svm_set_attr {
 #define DRM_RSVM_SVM_PAGE_VRAM		(1 << 1) /* in memory of this device */
 #define DRM_RSVM_SVM_PAGE_READ		(1 << 2) /* mapped by the device */
 #define DRM_RSVM_SVM_PAGE_WRITE		(1 << 3) /* mapped by the device for writing */
-#define DRM_RSVM_SVM_PAGE_ATOMIC	(1 << 4) /* mapped by the device for atomics */
+/* in system memory, mapped for atomics; in device memory WRITE is enough */
+#define DRM_RSVM_SVM_PAGE_ATOMIC	(1 << 4)
 #define DRM_RSVM_SVM_PAGE_NO_ATOMIC	(1 << 5) /* atomics end in DRM_RSVM_FAULT_ATOMIC */
 
 /**

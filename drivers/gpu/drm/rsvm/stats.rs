@@ -111,6 +111,8 @@ impl Stats {
             ("zeroed", total.pages_zeroed.get()),
             ("recalled", total.pages_recalled.get()),
             ("thrashed", total.pages_thrashed.get()),
+            ("grabs", total.exclusive_grabs.get()),
+            ("revoked", total.exclusive_revoked.get()),
         ] {
             drm_print!(printer, "rsvm-{}:\t{}\n", key, value);
         }

@@ -70,6 +70,8 @@ pub(crate) struct Scratch<M: Mmu> {
     doubts: Doubts,
     /// Faults for atomics on system memory, for when all others are served.
     atomics: KVVec<Fault>,
+    /// The group of pages on which the device was found to be alone a moment ago.
+    alone: Option<usize>,
     /// Something was found out about a fault that the device has not been told yet.
     unheard: bool,
     /// Nothing is to be done before, unless something comes.
@@ -104,6 +106,7 @@ impl<M: Mmu> Scratch<M> {
             cancelled: KVVec::with_capacity(faults, GFP_KERNEL)?,
             doubts: Doubts::new()?,
             atomics: KVVec::with_capacity(faults, GFP_KERNEL)?,
+            alone: None,
             unheard: false,
             rest: None,
             atomics_in_vram: PageSet::default(),

@@ -37,11 +37,9 @@ pub(crate) fn quantum() -> Delta {
     Delta::from_micros(QUANTUM_US.load(Relaxed).min(LONGEST_US).into())
 }
 
-/// For how long a page is contended after the CPU took it: longer than it takes until each page that
-/// can be remembered had its turn.
-fn memory(quantum: Delta) -> Delta {
-    quantum * (PAGES as i64) + Delta::from_millis(500)
-}
+/// If the device wants a page back within this time, both want it at the same time. Else it is used
+/// by the one and then by the other.
+const CONTENDED: Delta = Delta::from_millis(500);
 
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +57,8 @@ pub(crate) enum Turn {
 struct Taken {
     page: usize,
     at: Instant<Monotonic>,
+    /// The device wanted it back soon. That stays so however long it has to wait for its turn.
+    wanted: bool,
 }
 
 /// Pages that the CPU took back from the device, in no order.
@@ -74,7 +74,11 @@ impl Handovers {
 
     /// The CPU took `page` from the device.
     pub(super) fn take(&mut self, page: usize, at: Instant<Monotonic>) {
-        let taken = Taken { page, at };
+        let taken = Taken {
+            page,
+            at,
+            wanted: false,
+        };
         if let Some(same) = self.0.iter_mut().find(|taken| taken.page == page) {
             *same = taken;
         } else if self.0.len() < PAGES {
@@ -90,28 +94,24 @@ impl Handovers {
         self.0.retain(|taken| !pages.contains(&taken.page));
     }
 
-    fn taken(&self, page: usize) -> Option<Instant<Monotonic>> {
-        let taken = self.0.iter().find(|taken| taken.page == page)?;
-        Some(taken.at)
-    }
-
-    /// Whether the CPU took `page` from the device a short time before `now`.
-    pub(crate) fn is_contended(&self, page: usize, now: Instant<Monotonic>) -> bool {
+    /// Whether both want `page`, which the device wants at `now`.
+    pub(crate) fn is_contended(&mut self, page: usize, now: Instant<Monotonic>) -> bool {
         self.turn(page, now, quantum()) != Turn::Free
     }
 
-    /// Whose turn it is at `now` with `page`.
-    pub(crate) fn turn(&self, page: usize, now: Instant<Monotonic>, quantum: Delta) -> Turn {
-        let Some(at) = self.taken(page) else {
+    /// Whose turn it is with `page`, which the device wants at `now`.
+    pub(crate) fn turn(&mut self, page: usize, now: Instant<Monotonic>, quantum: Delta) -> Turn {
+        let Some(taken) = self.0.iter_mut().find(|taken| taken.page == page) else {
             return Turn::Free;
         };
-        let passed = now - at;
-        if passed < quantum {
-            Turn::Cpu(quantum - passed)
-        } else if passed < memory(quantum) {
-            Turn::Device(passed)
-        } else {
+        let passed = now - taken.at;
+        taken.wanted |= passed < CONTENDED;
+        if !taken.wanted {
             Turn::Free
+        } else if passed < quantum {
+            Turn::Cpu(quantum - passed)
+        } else {
+            Turn::Device(passed)
         }
     }
 }
@@ -127,35 +127,30 @@ mod tests {
         let quantum = Delta::from_millis(2);
         let start = Instant::<Monotonic>::now();
         let ms = Delta::from_millis;
+        let after = |time| start + ms(time);
         assert_eq!(handovers.turn(7, start, quantum), Turn::Free);
 
         handovers.take(7, start);
         assert!(handovers.is_contended(7, start));
         assert_eq!(handovers.turn(7, start, quantum), Turn::Cpu(quantum));
-        assert_eq!(handovers.turn(7, start + ms(1), quantum), Turn::Cpu(ms(1)));
+        assert_eq!(handovers.turn(7, after(1), quantum), Turn::Cpu(ms(1)));
+        assert_eq!(handovers.turn(7, after(2), quantum), Turn::Device(ms(2)));
+        // However long it waits.
         assert_eq!(
-            handovers.turn(7, start + ms(2), quantum),
-            Turn::Device(ms(2))
+            handovers.turn(7, after(9999), quantum),
+            Turn::Device(ms(9999))
         );
-        assert_eq!(
-            handovers.turn(7, start + ms(99), quantum),
-            Turn::Device(ms(99))
-        );
-        assert_eq!(
-            handovers.turn(7, start + memory(quantum), quantum),
-            Turn::Free
-        );
-        assert_eq!(handovers.turn(8, start + ms(1), quantum), Turn::Free);
+        assert_eq!(handovers.turn(8, after(1), quantum), Turn::Free);
         // Taken again.
-        handovers.take(7, start + ms(50));
-        assert_eq!(handovers.turn(7, start + ms(51), quantum), Turn::Cpu(ms(1)));
+        handovers.take(7, after(50));
+        assert_eq!(handovers.turn(7, after(51), quantum), Turn::Cpu(ms(1)));
         // Without a quantum nobody waits for a turn of the CPU.
-        assert_eq!(
-            handovers.turn(7, start + ms(50), ms(0)),
-            Turn::Device(ms(0))
-        );
+        assert_eq!(handovers.turn(7, after(50), ms(0)), Turn::Device(ms(0)));
         handovers.forget(6..8);
-        assert_eq!(handovers.turn(7, start + ms(51), quantum), Turn::Free);
+        assert_eq!(handovers.turn(7, after(51), quantum), Turn::Free);
+        // It was not wanted for a while.
+        handovers.take(7, start);
+        assert_eq!(handovers.turn(7, start + CONTENDED, quantum), Turn::Free);
         Ok(())
     }
 
@@ -165,13 +160,11 @@ mod tests {
         let start = Instant::<Monotonic>::now();
         let at = |page: usize| start + Delta::from_micros(page as i64);
         for page in 0..=PAGES {
-            // Not in the order of their numbers.
-            let page = (page * 7) % (PAGES + 1);
-            handovers.take(page, at((page + 100) % (PAGES + 1)));
+            handovers.take(page, at(page));
         }
         let now = at(PAGES);
-        let known = (0..=PAGES).filter(|&page| handovers.is_contended(page, now));
-        assert_eq!(known.count(), PAGES);
+        assert!(!handovers.is_contended(0, now));
+        assert!((1..=PAGES).all(|page| handovers.is_contended(page, now)));
         Ok(())
     }
 }

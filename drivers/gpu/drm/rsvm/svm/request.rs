@@ -7,6 +7,7 @@
 use super::{
     device::{
         Mmu,
+        Target,
         LEAF_PAGES, //
     },
     leaf::Slot,
@@ -112,7 +113,8 @@ impl Report {
     pub(crate) fn add(&mut self, system: bool, vram: bool, refused: bool, slot: Option<Slot>) {
         let slot = slot.filter(|slot| slot.is_live());
         let mut flags = 0;
-        if slot.is_some_and(|slot| slot.prot().atomic) {
+        let in_system = |slot: Slot| matches!(slot.target(), Target::System(_));
+        if slot.is_some_and(|slot| slot.prot().atomic && in_system(slot)) {
             flags |= uapi::DRM_RSVM_SVM_PAGE_ATOMIC;
         } else if refused {
             flags |= uapi::DRM_RSVM_SVM_PAGE_NO_ATOMIC;

@@ -15,7 +15,8 @@ use super::device::{
 use crate::vram::PageSet;
 use core::ops::Range;
 
-const GROUP: usize = PageSize::Size64K.pages();
+/// Pages of a group.
+pub(crate) const GROUP: usize = PageSize::Size64K.pages();
 const GROUPS: usize = LEAF_PAGES / GROUP;
 
 /// For how many times the minimum residency a group is remote.
@@ -74,10 +75,12 @@ impl Residency {
         self.grabs[page / GROUP] = 0;
     }
 
-    /// The device took `page`, in system memory, away from all CPUs.
-    pub(crate) fn grab(&mut self, page: usize) {
+    /// The device took `page`, in system memory, away from all CPUs. Tells whether by that it
+    /// became the only one to use the group.
+    pub(crate) fn grab(&mut self, page: usize) -> bool {
         let grabs = &mut self.grabs[page / GROUP];
         *grabs = grabs.saturating_add(1);
+        *grabs == ALONE
     }
 
     /// The CPU took `page` back, in system memory.
@@ -196,15 +199,16 @@ mod tests {
     fn who_grabs_again_and_again_is_alone() {
         let mut residency = Residency::new();
         for page in 16..19 {
-            residency.grab(page);
+            assert!(!residency.grab(page));
         }
         assert!(residency.alone().is_empty());
-        residency.grab(16);
+        assert!(residency.grab(16));
+        assert!(!residency.grab(17));
         let alone = residency.alone();
         assert!((0..LEAF_PAGES).all(|page| alone.contains(page) == (16..32).contains(&page)));
         residency.hand_over(31);
         assert!(residency.alone().is_empty());
-        (0..ALONE).for_each(|_| residency.grab(0));
+        assert_eq!((0..=ALONE).filter(|_| residency.grab(0)).count(), 1);
         assert!(residency.alone().contains(0));
         residency.arrive(5, Millis::now());
         assert!(residency.alone().is_empty());

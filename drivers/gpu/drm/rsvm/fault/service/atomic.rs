@@ -53,6 +53,7 @@ use crate::{
             leaf_index,
             Mirrored, //
         },
+        residency::GROUP,
         space::Space, //
     },
 };
@@ -87,6 +88,8 @@ use kernel::{
 
 /// Pages that are grabbed in a turn; then other faults have theirs.
 const GRABS_PER_TURN: usize = 64;
+/// The same for pages that the CPU wants, too; one of them is kept.
+const CONTENDED_PER_TURN: usize = 8;
 /// Collisions on a node before the page gets an interval of its own.
 const ATTEMPTS: usize = 3;
 /// Attempts through such an interval before the faults wait for another turn.
@@ -109,8 +112,8 @@ pub(super) fn page_number(addr: VirtAddr) -> usize {
 }
 
 impl<M: Mmu> Scratch<M> {
-    /// Serves the atomics that other faults of the turn left: all that nobody fights for, and of
-    /// the others the one that waits longest.
+    /// Serves the atomics that other faults of the turn left: first those that nobody fights for,
+    /// then of the others those that wait longest.
     pub(super) fn serve_atomics(
         &mut self,
         space: &Arc<Space<M>>,
@@ -121,13 +124,14 @@ impl<M: Mmu> Scratch<M> {
         let quantum = quantum();
         let mut budget = GRABS_PER_TURN;
         let mut rest: Option<Delta> = None;
-        let mut contended: Option<(Page<'_>, Delta)> = None;
+        let mut contended: [Option<(Page<'_>, Delta)>; CONTENDED_PER_TURN] =
+            [None; CONTENDED_PER_TURN];
         let mut at_once = false;
         for page in pages(&faults) {
             let number = page_number(page.addr());
             let turn = {
-                let guard = space.pt.lock();
-                let handovers = &guard.book().handovers;
+                let mut guard = space.pt.lock();
+                let handovers = &mut guard.book_mut().handovers;
                 handovers.turn(number, Instant::now(), quantum)
             };
             let later = match turn {
@@ -136,11 +140,18 @@ impl<M: Mmu> Scratch<M> {
                     rest = Some(rest.map_or(left, |rest| rest.min(left)));
                     Some(page)
                 }
-                Turn::Device(waited) => match contended {
-                    Some((_, longest)) if longest >= waited => Some(page),
-                    _ => contended.replace((page, waited)).map(|(page, _)| page),
-                },
+                Turn::Device(waited) => {
+                    let waits = |place: &Option<(Page<'_>, Delta)>| place.map(|(_, waited)| waited);
+                    match contended.iter_mut().min_by_key(|place| waits(place)) {
+                        Some(place) if waits(place).is_none_or(|other| other < waited) => {
+                            place.replace((page, waited)).map(|(page, _)| page)
+                        }
+                        _ => Some(page),
+                    }
+                }
                 Turn::Free if budget == 0 => Some(page),
+                // Perhaps the rest of it moves to device memory now.
+                Turn::Free if self.alone == Some(number / GROUP) => Some(page),
                 Turn::Free => {
                     budget -= 1;
                     match self.grab(space, session, page.addr(), None) {
@@ -161,8 +172,17 @@ impl<M: Mmu> Scratch<M> {
                 space.put_back(page.faults().iter());
             }
         }
-        if let Some((page, _)) = contended {
-            let result = self.grab(space, session, page.addr(), Some(quantum));
+        let mut left = contended.iter().flatten().count();
+        while left != 0 {
+            let places = contended.iter_mut().filter(|place| place.is_some());
+            let shortest = places.min_by_key(|place| place.map(|(_, waited)| waited));
+            let Some((page, _)) = shortest.and_then(Option::take) else {
+                break;
+            };
+            left -= 1;
+            // The one that waits longest is the last.
+            let keep = if left == 0 { quantum } else { Delta::ZERO };
+            let result = self.grab(space, session, page.addr(), Some(keep));
             if let Err(Missed::Failed(_)) = result {
                 // It was there a moment ago. What became of it is found out like for any fault.
                 let number = page_number(page.addr());
@@ -174,6 +194,7 @@ impl<M: Mmu> Scratch<M> {
                 space.put_back(page.faults().iter());
             }
         }
+        self.alone = None;
         let rest = rest.filter(|_| !at_once);
         self.rest = rest.map(|rest| Instant::now() + rest);
         faults.clear();
@@ -304,7 +325,9 @@ impl<M: Mmu> Scratch<M> {
         };
         let slot = Slot::exclusive(addr);
         leaf.shadow.hold(page, slot.target());
-        leaf.residency.grab(page);
+        if leaf.residency.grab(page) {
+            self.alone = Some(page_number(range.start()) / GROUP);
+        }
         self.window.fill(Slot::default());
         self.window[page] = slot;
         let (done, result) = leaf.shadow.commit(

@@ -397,8 +397,8 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
     fn leave_known_atomics(&mut self) {
         let mut left = PageSet::default();
         {
-            let guard = self.space.pt.lock();
-            let handovers = &guard.book().handovers;
+            let mut guard = self.space.pt.lock();
+            let handovers = &mut guard.book_mut().handovers;
             let now = Instant::now();
             for (page, wanted) in self.scratch.wanted.iter().enumerate() {
                 let number = self.index * LEAF_PAGES + page;
