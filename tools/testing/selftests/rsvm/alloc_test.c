@@ -5,6 +5,8 @@
  * Errors may come back. Nothing may hang, and afterwards all is as before; what
  * would leak is found by kmemleak and DMA-API debugging at the end of the VM.
  */
+#include <limits.h>
+
 #include "lib/fail.h"
 #include "lib/rsvm_test.h"
 
@@ -94,7 +96,7 @@ TEST_F(alloc, in_use)
 	int failed = 0;
 
 	ASSERT_OK(works(&self->m));
-	ASSERT_OK(fail_start(variant->injector, variant->percent));
+	ASSERT_OK(fail_start(variant->injector, variant->percent, INT_MAX));
 	/* As long as it takes until something did fail. */
 	for (uint64_t r = 0; r < scaled(ROUNDS) || !failed; r++) {
 		struct gpu g;
@@ -138,7 +140,7 @@ TEST_F(alloc, in_probe)
 
 	ASSERT_OK(find_device(bdf, sizeof(bdf)));
 	ASSERT_OK(sys_write(DRIVER "unbind", bdf));
-	ASSERT_OK(fail_start(variant->injector, variant->percent));
+	ASSERT_OK(fail_start(variant->injector, variant->percent, INT_MAX));
 	for (int r = 0; r < scaled(ROUNDS) || !failed; r++) {
 		if (sys_write(DRIVER "bind", bdf))
 			failed++;

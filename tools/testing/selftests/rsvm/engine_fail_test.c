@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The copy engine fails, or memory is short, at each point of a migration: no
- * data is lost and nothing is mapped that was not copied. Needs root.
+ * The copy engine fails at each point of a migration: no data is lost and nothing
+ * is mapped that was not copied. Needs root.
  */
-#include <dirent.h>
-
 #include "lib/device.h"
 #include "lib/rsvm_test.h"
 
@@ -225,121 +223,6 @@ TEST_F(engine, eviction)
 	EXPECT_EQ(0, pattern_errors(big.p, size, 3));
 	mem_put(&big);
 	free(out);
-}
-
-/* Marks the threads whose allocations are to fail: this one and kernel workers. */
-static void mark(const char *value)
-{
-	DIR *dir = opendir("/proc");
-	struct dirent *e;
-	char path[300];
-
-	while (dir && (e = readdir(dir))) {
-		char comm[32] = "";
-		int fd;
-
-		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
-		fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (fd < 0)
-			continue;
-		if (read(fd, comm, sizeof(comm) - 1) > 0 && !strncmp(comm, "kworker/u", 9)) {
-			snprintf(path, sizeof(path), "/proc/%s/make-it-fail", e->d_name);
-			sys_write(path, value);
-		}
-		close(fd);
-	}
-	if (dir)
-		closedir(dir);
-	sys_write("/proc/self/make-it-fail", value);
-}
-
-/* One of @interval allocations of the marked threads fails from now on; 0: none. */
-static int fail_allocations(unsigned int interval)
-{
-	static const char *const kinds[] = { "failslab", "fail_page_alloc" };
-	static const char *const settings[][2] = {
-		{ "verbose", "0" }, { "task-filter", "Y" }, { "times", "-1" },
-		{ "probability", "100" }, { "ignore-gfp-wait", "N" },
-		{ "ignore-gfp-highmem", "N" }, { "min-order", "0" },
-	};
-	char path[96], text[16];
-
-	mark(interval ? "1" : "0");
-	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++) {
-		snprintf(path, sizeof(path), "/sys/kernel/debug/%s/interval", kinds[k]);
-		snprintf(text, sizeof(text), "%u", interval ?: 1);
-		if (sys_write(path, text))
-			return -ENOTSUP;
-		for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
-			bool on = strcmp(settings[i][0], "probability") || interval;
-
-			snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s", kinds[k],
-				 settings[i][0]);
-			sys_write(path, on ? settings[i][1] : "0");
-		}
-	}
-	return 0;
-}
-
-/* Memory runs short in each migration path: both ways, on faults and on request. */
-TEST_F(engine, allocation_failures)
-{
-	static const unsigned int intervals[] = { 2, 3, 5, 7, 11, 23, 51 };
-
-	if (fail_allocations(0))
-		SKIP(return, "no fault injection in this kernel (KERNEL=debug has it)");
-	for (size_t i = 0; i < ARRAY_SIZE(intervals); i++) {
-		/* What cannot be served at all kills a queue, which is allowed: a new one. */
-		struct gpu g;
-		bool killed;
-		int ret;
-
-		ASSERT_OK(gpu_open_queue(&g, &self->g));
-		fail_allocations(intervals[i]);
-		svm_migrate(&g, self->m.p, SIZE, TO_VRAM);
-		svm_migrate(&g, self->m.p, SIZE / 2, TO_SYSTEM);
-		ret = gpu_over(&g, GPU_SYM_k_read, self->m.p, PAGE, PAGES, 0, self->out);
-		killed = ret == -EIO && g.fault_reason == DRM_RSVM_FAULT_NO_MEMORY;
-		/* Of a CPU's fault: core tries again. */
-		(void)*word_at(self->m.p, 9 * PAGE);
-		fail_allocations(0);
-		EXPECT_TRUE(!ret || killed) TH_LOG("%d, reason %d", ret, g.fault_reason);
-		gpu_close(&g);
-		ASSERT_EQ(0, gpu_round(&self->g, self->m.p, self->out, &self->round));
-		ASSERT_EQ(0, pattern_errors(self->m.p, SIZE, self->round))
-			TH_LOG("every %u", intervals[i]);
-	}
-}
-
-/* The n-th allocation of a CPU's fault fails, for each n. */
-TEST_F(engine, allocation_failure_in_cpu_fault)
-{
-	char path[64], text[16];
-	int n, fd;
-
-	if (fail_allocations(0))
-		SKIP(return, "no fault injection in this kernel (KERNEL=debug has it)");
-	snprintf(path, sizeof(path), "/proc/self/task/%d/fail-nth", gettid());
-	for (n = 1; n < 200; n++) {
-		char left[16] = "";
-
-		ASSERT_OK(svm_migrate(&self->g, self->m.p, SIZE, TO_VRAM));
-		ASSERT_GT(svm_in_vram(&self->g, self->m.p, SIZE), 0);
-		fd = open(path, O_RDWR | O_CLOEXEC);
-		if (fd < 0)
-			SKIP(return, "no fail-nth");
-		snprintf(text, sizeof(text), "%d", n);
-		ASSERT_EQ(strlen(text), write(fd, text, strlen(text)));
-		(void)*word_at(self->m.p, 9 * PAGE);
-		ASSERT_GT(pread(fd, left, sizeof(left) - 1, 0), 0);
-		ASSERT_EQ(1, write(fd, "0", 1));
-		close(fd);
-		ASSERT_EQ(0, pattern_errors(self->m.p, SIZE, 0)) TH_LOG("allocation %d", n);
-		/* It still counts: there is no n-th. */
-		if (atoi(left))
-			break;
-	}
-	EXPECT_GT(n, 1);
 }
 
 TEST_HARNESS_MAIN

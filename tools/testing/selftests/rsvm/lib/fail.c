@@ -10,7 +10,9 @@
 #include "mem.h"
 
 #define DEBUGFS "/sys/kernel/debug/"
-#define MOST 1000000
+
+/* What "times" was set to. */
+static int limit;
 
 static int set(const char *injector, const char *file, const char *value)
 {
@@ -62,7 +64,7 @@ bool fail_possible(const char *injector)
 	return !access(path, W_OK);
 }
 
-int fail_start(const char *injector, unsigned int percent)
+int fail_start(const char *injector, unsigned int percent, int most)
 {
 	const bool pages = !strcmp(injector, FAIL_PAGES);
 	char start[24], end[24], times[12], probability[12];
@@ -77,7 +79,8 @@ int fail_start(const char *injector, unsigned int percent)
 	};
 	int ret = module_range(start, end);
 
-	snprintf(times, sizeof(times), "%d", MOST);
+	limit = most;
+	snprintf(times, sizeof(times), "%d", most);
 	snprintf(probability, sizeof(probability), "%u", percent);
 	if (!ret && pages)
 		ret = set(injector, "min-order", "0");
@@ -94,5 +97,5 @@ long fail_stop(const char *injector)
 	int ret = set(injector, "probability", "0");
 
 	snprintf(path, sizeof(path), DEBUGFS "%s/times", injector);
-	return ret ?: MOST - sys_read(path);
+	return ret ?: limit - sys_read(path);
 }

@@ -16,9 +16,9 @@ bool fail_possible(const char *injector);
 /*
  * From now on @percent of the allocations fail for which the driver asked, itself
  * or by what it called. Not those of debugging aids below them, which would only
- * switch themselves off.
+ * switch themselves off. After @most of them it ends by itself.
  */
-int fail_start(const char *injector, unsigned int percent);
+int fail_start(const char *injector, unsigned int percent, int most);
 /* Ends that; how many failed since then. */
 long fail_stop(const char *injector);
 
