@@ -68,10 +68,12 @@ impl<T: Reclaim> Region<T> {
         };
         // SAFETY: `init` is read and the name copied during the call; the operations are static.
         // `owner` is kept until the region is unregistered, which waits for callbacks.
-        let region =
-            from_err_ptr(unsafe { bindings::dmem_cgroup_register(&init, name.as_char_ptr()) })?;
+        let region = unsafe { bindings::dmem_cgroup_register(&init, name.as_char_ptr()) };
         // INVARIANT: Just registered, for `owner`.
-        Ok(Self { region, owner })
+        Ok(Self {
+            region: from_err_ptr(region)?,
+            owner,
+        })
     }
 
     /// The pool of the calling task's cgroup. May sleep.

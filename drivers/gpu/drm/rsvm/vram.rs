@@ -267,6 +267,7 @@ impl Vram {
     /// # Errors
     ///
     /// `EINVAL` unless `size` is a multiple of 2 MiB, and not 0; `ENOMEM`.
+    #[expect(clippy::new_ret_no_self)]
     pub(crate) fn new(size: u64, name: &CStr) -> Result<Owner> {
         if size == 0 || size % CHUNK_SIZE != 0 {
             return Err(EINVAL);

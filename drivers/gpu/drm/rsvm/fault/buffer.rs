@@ -161,8 +161,9 @@ impl FaultBuffer {
         let index = self.index;
         // An error means that there is no device.
         let _ = regs.with(|bar| {
-            NV_FAULT_BUFFER_SIZE::try_at(index)
-                .map(|at| bar.write(at, NV_FAULT_BUFFER_SIZE::zeroed()));
+            if let Some(at) = NV_FAULT_BUFFER_SIZE::try_at(index) {
+                bar.write(at, NV_FAULT_BUFFER_SIZE::zeroed());
+            }
         });
     }
 

@@ -124,7 +124,9 @@ impl Runlist {
         })?;
         let index = chid as usize;
         regs.with(|bar| {
-            NV_CHANNEL_INST::try_at(index).map(|at| bar.write(at, NV_CHANNEL_INST::zeroed()));
+            if let Some(at) = NV_CHANNEL_INST::try_at(index) {
+                bar.write(at, NV_CHANNEL_INST::zeroed());
+            }
         })
     }
 

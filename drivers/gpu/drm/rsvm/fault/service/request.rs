@@ -118,9 +118,12 @@ impl<M: Mmu> Scratch<M> {
     }
 }
 
+/// A node, and pages of it.
+type Window<M> = (IntervalRef<Mirrored<M>>, PageRange);
+
 impl<M: Mmu> LeafTurn<'_, '_, M> {
     /// The node and all of the leaf that a process can have; `None` if that is nothing.
-    fn window(&mut self) -> Result<Option<(IntervalRef<Mirrored<M>>, PageRange)>, Missed> {
+    fn window(&mut self) -> Result<Option<Window<M>>, Missed> {
         let start = VirtAddr::new(self.index * LEAF_SIZE);
         let limit = self.session.limit();
         if start >= limit {
