@@ -175,7 +175,7 @@ pub enum Reason {
     Exclusive,
     /// The driver kills the interval; see [`Interval::kill`].
     Kill,
-    /// The driver wants something else there; see [`withdraw`].
+    /// The driver wants something else there; see [`withdraw()`].
     Withdraw,
 }
 

@@ -3,7 +3,7 @@
 //! Device memory: who has which part of it, and who has to leave when there is none left.
 //!
 //! The kernel's buddy allocator hands out blocks: 2 MiB for pages of processes, any size for buffer
-//! objects. Of a block for pages a [`Chunk`](chunk::Chunk) knows which are in use; they are given
+//! objects. Of a block for pages a [`Chunk`] knows which are in use; they are given
 //! back in any context, and a worker returns the block when none is. Blocks of both kinds are
 //! members of one order of use ([`lru`]), and each kind evicts the other as far as [`limits`]
 //! allow.

@@ -81,7 +81,7 @@ impl Outcome {
 /// # Invariants
 ///
 /// `vmf` is what core passed to a fault handler that has yet to return, in a mapping that
-/// [`mmap_callback`] set up.
+/// `mmap_callback` set up.
 pub struct Fault<'a> {
     vmf: &'a mut bindings::vm_fault,
 }
@@ -135,7 +135,7 @@ impl Fault<'_> {
 
 /// # Safety
 ///
-/// Called by core as `fault` of a mapping that [`mmap_callback`] set up.
+/// Called by core as `fault` of a mapping that `mmap_callback` set up.
 unsafe extern "C" fn fault_callback<T: Mappable>(
     vmf: *mut bindings::vm_fault,
 ) -> bindings::vm_fault_t {
