@@ -407,7 +407,7 @@ TEST_F(migrate, process_vm_readv)
 	free(copy);
 }
 
-/* Atomics work in device memory, and move what is elsewhere there. */
+/* Atomics work in device memory, and move what is elsewhere there if asked to. */
 TEST_F(migrate, atomics)
 {
 	struct gpu_args args = { .addr = (uintptr_t)self->m.p, .value = 2, .rounds = 1 };
@@ -416,6 +416,8 @@ TEST_F(migrate, atomics)
 	ASSERT_OK(rsvm_query(self->g.fd, DRM_RSVM_PARAM_ATOMICS, &atomics));
 	ASSERT_TRUE(atomics & DRM_RSVM_ATOMICS_VRAM);
 	*word_at(self->m.p, 0) = 100;
+	ASSERT_OK(svm_set(&self->g, self->m.p, SIZE, DRM_RSVM_SVM_ATTR_ATOMIC_MODE,
+			  DRM_RSVM_SVM_ATOMIC_VRAM));
 	ASSERT_OK(gpu_run(&self->g, GPU_SYM_k_atomic, &args, 512));
 	EXPECT_LT(0, svm_in_vram(&self->g, self->m.p, PAGE));
 	EXPECT_EQ(100 + 2 * 512, *word_at(self->m.p, 0));
