@@ -32,6 +32,7 @@ FIXTURE_SETUP(modes)
 FIXTURE_TEARDOWN(modes)
 {
 	inject("migrate_on_fault", 0);
+	inject("vram_residency_ms", 50);
 	EXPECT_EQ(self->lost, device_stat("lost_updates"));
 	gpu_close(&self->g);
 	mem_put(&self->m);
@@ -233,6 +234,8 @@ TEST_F(modes, automatic)
 	int moved = 0, thrashed = 0, r;
 
 	ASSERT_TRUE(inject("migrate_on_fault", 1));
+	/* However slow this machine is, the CPU comes before that. */
+	ASSERT_TRUE(inject("vram_residency_ms", 60000));
 	memset(self->m.p, 0, LEAF);
 	events.fd = rsvm_event_open(self->g.fd, self->g.vm,
 				    1 << DRM_RSVM_EVENT_MIGRATE | 1 << DRM_RSVM_EVENT_THRASH);

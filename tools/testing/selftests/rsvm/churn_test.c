@@ -108,11 +108,11 @@ static long long intervals(void)
 TEST_F(churn, intervals_are_bounded)
 {
 	long long first = device_stat("intervals"), there = intervals(), most = 0;
-	int64_t until = now_ns() + scaled(5000) * MS;
-	uint64_t rounds = 0;
+	int64_t until = now_ns() + GPU_GUARD_NS;
+	uint64_t rounds = 0, enough = scaled(200);
 
 	ASSERT_OK(begin(self));
-	while (now_ns() < until) {
+	while (device_stat("intervals") - first < enough && now_ns() < until) {
 		long long n = intervals() - there;
 
 		most = n > most ? n : most;
@@ -130,10 +130,9 @@ TEST_F(churn, intervals_are_bounded)
 	}
 	TH_LOG("%lu mappings, %lld intervals made, at most %lld at once", rounds,
 	       device_stat("intervals") - first, most);
-	EXPECT_GT(rounds, 100);
-	EXPECT_GE(device_stat("intervals") - first, rounds);
+	EXPECT_GE(device_stat("intervals") - first, enough);
 	/* Two each in use, some on their way, and what code and stacks need. */
-	EXPECT_LT(most, 64 + 8 * CHURNERS);
+	EXPECT_LT(most, 16 + 8 * CHURNERS);
 	gpu_close(&self->g);
 }
 
