@@ -174,7 +174,6 @@ static void bench_grab(struct bench *bench)
 
 void bench_atomics(struct bench *bench)
 {
-	static const int threads[] = { 1, MOST_THREADS };
 	uint64_t *page = map(2 * MIB, false), *done = map(2 * MIB, false);
 	struct count c = { .word = page, .done = done };
 	double device_alone, cpu_alone;
@@ -192,8 +191,7 @@ void bench_atomics(struct bench *bench)
 	if (rsvm_set_attribute(bench->context, page, 2 * MIB, DRM_RSVM_SVM_ATTR_ATOMIC_MODE,
 			       DRM_RSVM_SVM_ATOMIC_SYSTEM))
 		fail("atomic mode");
-	for (size_t i = 0; i < sizeof(threads) / sizeof(threads[0]); i++) {
-		int n = threads[i];
+	for (int n = 1; n <= MOST_THREADS; n *= MOST_THREADS) {
 		struct shares s = together(bench, &c, n, false);
 
 		cpu_alone = per_second(s.cpu, s.ns);
@@ -202,12 +200,16 @@ void bench_atomics(struct bench *bench)
 		report(name, "1/s", per_second(s.device, s.ns), NONE, NONE);
 		snprintf(name, sizeof(name), "atomics against %d threads, the CPU's", n);
 		report(name, "1/s", per_second(s.cpu, s.ns), NONE, NONE);
-		snprintf(name, sizeof(name), "fairness, %d threads: the device's part of its speed", n);
-		report(name, "%", 100 * per_second(s.device, s.ns) / device_alone, NONE, NONE);
-		snprintf(name, sizeof(name), "fairness, %d threads: the CPU's part of its speed", n);
+		snprintf(name, sizeof(name),
+			 "fairness, %d threads: the device's part of its speed", n);
+		report(name, "%", 100 * per_second(s.device, s.ns) / device_alone, NONE,
+		       NONE);
+		snprintf(name, sizeof(name),
+			 "fairness, %d threads: the CPU's part of its speed", n);
 		report(name, "%", 100 * per_second(s.cpu, s.ns) / cpu_alone, NONE, NONE);
 		snprintf(name, sizeof(name), "faults for a million atomics, %d threads", n);
-		report(name, "faults", s.device ? s.faults * 1e6 / s.device : NONE, NONE, NONE);
+		report(name, "faults", s.device ? s.faults * 1e6 / s.device : NONE, NONE,
+		       NONE);
 	}
 	munmap(page, 2 * MIB);
 	munmap(done, 2 * MIB);

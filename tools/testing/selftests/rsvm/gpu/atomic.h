@@ -53,7 +53,7 @@ static inline int go_on(const struct rounds *r, uint64_t done)
 static inline void crowd_##name##_##bits(type *w, struct participant *p, \
 					 const struct rounds *r) \
 { \
-	const type bit = (type)1 << p->id % bits; \
+	const type bit = (type)1 << p->id % (bits); \
 	type held = p->held, old; \
 	uint64_t done = 0, errors = 0; \
 	(void)bit; \
@@ -71,7 +71,8 @@ static inline void crowd_##name##_##bits(type *w, struct participant *p, \
 
 #define ATOMIC_CAS(type, bits) ATOMIC_LOOP(cas, type, bits, \
 	old = __atomic_load_n(w, __ATOMIC_RELAXED); \
-	while (!__atomic_compare_exchange_n(w, &old, (type)(old + 1), 0, ORDER, ORDER)))
+	while (!__atomic_compare_exchange_n(w, &old, (type)(old + 1), 0, ORDER, ORDER)) \
+		continue)
 
 #define ATOMIC_XCHG(type, bits) ATOMIC_LOOP(xchg, type, bits, \
 	held = __atomic_exchange_n(w, held, ORDER))

@@ -13,6 +13,7 @@ KERNEL(k_##name##_##bits) \
 	(void)n; \
 	crowd_##name##_##bits((type *)slot(a, p->id), p, &r); \
 }
+
 ATOMIC_OPS(CROWD_KERNEL)
 
 static uint64_t time_ns(void)

@@ -16,17 +16,18 @@ static void name##_##bits(void *word, struct participant *p, const struct rounds
 { \
 	crowd_##name##_##bits(word, p, r); \
 }
+
 ATOMIC_OPS(ON_CPU)
 
 #define ENTRY(name, type, bits) \
 	{ #name "_" #bits, bits, GPU_SYM_k_##name##_##bits, name##_##bits },
-static const struct crowd_op ops[] = { ATOMIC_OPS(ENTRY) };
+static const struct crowd_op ops[] = { ATOMIC_OPS(ENTRY) {} };
 
 const struct crowd_op *crowd_op(const char *name)
 {
-	for (size_t i = 0; i < sizeof(ops) / sizeof(ops[0]); i++)
-		if (!strcmp(ops[i].name, name))
-			return &ops[i];
+	for (const struct crowd_op *op = ops; op->name; op++)
+		if (!strcmp(op->name, name))
+			return op;
 	return NULL;
 }
 
