@@ -251,7 +251,7 @@ TEST_F(atomic_mm, fork_while_counting)
 		before = *word_at(p, 0);
 	}
 	ASSERT_OK(crowd_end(&c));
-	EXPECT_GT(crowd_done_by_gpu(&c), 1000);
+	EXPECT_GE(crowd_done_by_gpu(&c), c.harts);
 	EXPECT_EQ(0, crowd_errors(&c));
 }
 
