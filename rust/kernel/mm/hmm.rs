@@ -238,33 +238,6 @@ impl<T: Mirror> MmSession<'_, T> {
         Ok(())
     }
 
-    /// Brings device memory in `range` back to system memory, the device's own, too, as if another
-    /// device wanted to read it. `range` should have nothing else, since all of it is faulted in.
-    ///
-    /// `timeout` and locks as for [`MmSession::fault_in`].
-    ///
-    /// # Errors
-    ///
-    /// All of [`FaultError`].
-    pub fn bring_home(
-        &self,
-        interval: &IntervalRef<T>,
-        range: PageRange,
-        timeout: Jiffies,
-        buf: &mut PfnBuf,
-    ) -> Result<(), FaultError> {
-        self.walk(
-            interval,
-            range,
-            VALID,
-            ptr::null_mut(),
-            Mmap::Take(timeout),
-            buf,
-        )
-        .map(|_| ())
-        .map_err(|error| self.explain(error, range, false))
-    }
-
     /// Looks at `range`, which `interval` covers, and changes nothing.
     ///
     /// `timeout` and locks as for [`MmSession::fault_in`].

@@ -8,8 +8,8 @@
 //! not moved by then stays where it was.
 //!
 //! 1. Pages are unmapped and locked: [`MmSession::migrate`] for those of a range, of which it makes
-//!    a [`Collected`]; [`CpuFault::migrate`] for those around a page that a CPU touched;
-//!    [`Pagemap::evict`] for those in a part of device memory, whoever owns them.
+//!    a [`Collected`]; [`MmSession::recall`] for the way back; [`CpuFault::migrate`] for those
+//!    around a page that a CPU touched; [`Pagemap::evict`] for those in a part of device memory, whoever owns them.
 //! 2. Each gets a page to be copied to, which makes it a [`Filled`]. Towards the device the driver
 //!    gives them, see [`Collected::fill`]; towards system memory they are allocated here.
 //! 3. [`Filled::map`] lends the system pages to the device, and [`Mapped::copies`] is what its
@@ -439,5 +439,49 @@ impl<T: Mirror> MmSession<'_, T> {
             core._mmap = Some(mmap);
             Collected { core, range }
         }))
+    }
+
+    /// Unmaps and locks what of `range` lies in `pagemap`, and gives each page system memory to be
+    /// copied to.
+    ///
+    /// `range` as for [`MmSession::migrate`], and so are the locks. `whole` says that there is a
+    /// large folio: it stays in one piece if there is one of system memory, and is split if not.
+    ///
+    /// [`None`] if there is nothing to move.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] if nothing is mapped at the start; [`EINVAL`] for a wrong range; [`ENOMEM`].
+    pub fn recall<'m>(
+        &'m mut self,
+        pagemap: &'m Pagemap<T::Memory>,
+        range: PageRange,
+        whole: bool,
+        buf: &'m mut MigrateBuf,
+    ) -> Result<Option<Filled<'m, T::Memory>>> {
+        let block = PageRange::block(range.start(), Alignment::new::<SZ_2M>())?;
+        if !block.covers(range) {
+            return Err(EINVAL);
+        }
+        let mmap = self.mm().mmap_read_lock();
+        let vma = mmap.vma_lookup(range.start().as_usize()).ok_or(ENOENT)?;
+        // SAFETY: Used as long as the lock is held only: by `mmap`, then by what is collected.
+        let vma = unsafe { VmaRef::from_raw(vma.as_ptr()) };
+        let range = PageRange::new(range.start(), range.end().min(VirtAddr::new(vma.end())))?;
+        let huge = if whole && range.pages() == HUGE_PAGES {
+            RamFolio::huge(Some((vma, range.start())))
+        } else {
+            None
+        };
+        let (whole, nowhere) = (huge.is_some(), ptr::null_mut());
+        // SAFETY: `mmap` moves into the result.
+        let collected =
+            unsafe { Collected::from_device(pagemap, vma, range, whole, nowhere, buf)? };
+        let Some(mut collected) = collected else {
+            return Ok(None);
+        };
+        collected.core._mmap = Some(mmap);
+        let near = Some((vma, range.start()));
+        collected.fill_ram(near, huge).map(Some)
     }
 }

@@ -40,6 +40,7 @@ use crate::{
 use core::ops::Range;
 use kernel::{
     mm::{
+        addr::PageRange,
         memremap::{
             DevFolio,
             DeviceMemory,
@@ -165,6 +166,40 @@ pub(crate) struct Moved {
     pub(crate) zeroed: usize,
     /// The device failed, and something stayed for that reason.
     pub(crate) failed: bool,
+}
+
+/// Moves what of `range`, in one leaf, is in device memory to system memory; a `whole` leaf in one
+/// piece if that is how it lies there. Returns how many pages moved. Takes mmap_lock.
+///
+/// # Errors
+///
+/// Those of [`MmSession::recall`] and [`Mmu::transfer`]; then what did not move stays.
+pub(crate) fn to_system<M: Mmu>(
+    mmu: &M,
+    session: &mut MmSession<'_, Mirrored<M>>,
+    pagemap: &Pagemap<M::Memory>,
+    range: PageRange,
+    whole: bool,
+    buf: &mut MigrateBuf,
+) -> Result<usize> {
+    let Some(filled) = session.recall(pagemap, range, whole, buf)? else {
+        return Ok(0);
+    };
+    let installed = mmu.with_dma_device(|dev| {
+        let mapped = filled.map(dev);
+        let copied = mmu.transfer(&mut mapped.copies().filter_map(|(copy, addr)| {
+            Some(Transfer {
+                from: Some(Target::Vram(offset_of(copy.device))),
+                to: Target::System(addr?),
+                len: copy.pages * PAGE_SIZE,
+            })
+        }));
+        (mapped.install(|_| copied.is_ok()), copied)
+    });
+    let (installed, copied) = installed.ok_or(ENODEV)?;
+    let moved = installed.pages();
+    installed.finalize();
+    copied.map(|()| moved)
 }
 
 /// Moves `pages` of the leaf `index` to the device memory in `stock`: those of anonymous memory,

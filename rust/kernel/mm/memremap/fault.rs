@@ -157,7 +157,7 @@ impl<'f, D: DeviceMemory> CpuFault<'f, D> {
         // SAFETY: The VMA covers `range`; `self` is borrowed, so its `mmap_lock` is held, as are
         // lock and reference of `page`.
         let collected = unsafe {
-            Collected::from_device(self.pagemap, self.vma(), range, self.vmf().page, buf)?
+            Collected::from_device(self.pagemap, self.vma(), range, true, self.vmf().page, buf)?
         };
         let Some(collected) = collected else {
             return Ok(None);

@@ -23,7 +23,8 @@ pub struct Source {
 }
 
 impl<'m, D: DeviceMemory> Collected<'m, D> {
-    /// Collects what of `range` is in `pagemap`; [`None`] if nothing is.
+    /// Collects what of `range` is in `pagemap`; [`None`] if nothing is. Large folios are taken as
+    /// a `whole`, or else split.
     ///
     /// # Safety
     ///
@@ -33,11 +34,12 @@ impl<'m, D: DeviceMemory> Collected<'m, D> {
         pagemap: &'m Pagemap<D>,
         vma: &VmaRef,
         range: PageRange,
+        whole: bool,
         fault_page: *mut bindings::page,
         buf: &'m mut MigrateBuf,
     ) -> Result<Option<Self>> {
         let mut select = bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
-        if range.pages() == HUGE_PAGES {
+        if whole && range.pages() == HUGE_PAGES {
             select |= bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND;
         }
         let (vma, to) = (vma.as_ptr(), Direction::ToRam);

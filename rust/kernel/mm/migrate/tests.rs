@@ -147,6 +147,17 @@ impl Bench {
         }
     }
 
+    /// Recalls what of `range` is in device memory. Returns how many pages moved.
+    fn recall(&mut self, range: PageRange, whole: bool) -> Result<usize> {
+        let pagemap = self.pagemap();
+        let mut session = self.f.session()?;
+        let recalled = session.recall(&pagemap, range, whole, &mut self.buf)?;
+        match recalled {
+            Some(filled) => pagemap.data().bring_back(filled, usize::MAX),
+            None => Ok(0),
+        }
+    }
+
     fn watch<'s>(
         &self,
         session: &MmSession<'s, Fake>,

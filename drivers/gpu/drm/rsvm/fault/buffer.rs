@@ -208,7 +208,8 @@ impl FaultBuffer {
         let put = regs.with(|bar| NV_FAULT_BUFFER_PUT::try_at(index).map(|at| bar.read(at)))?;
         // CAST: Widening.
         let put = put.ok_or(EINVAL)?.entry().get() as usize;
-        Ok(((put + self.entries - self.get) % self.entries) as u64)
+        let lap = if put < self.get { self.entries } else { 0 };
+        Ok((put + lap - self.get) as u64)
     }
 
     /// The number of the next packet that the device writes, counted from the first; `None` while

@@ -120,6 +120,51 @@ mod cases {
         Ok(())
     }
 
+    /// A large folio is recalled in one piece, and split if that is not asked for or not possible.
+    #[test]
+    fn recall_huge() -> Result {
+        for (whole, fragmented) in [(true, false), (true, true), (false, false)] {
+            let mut bench = Bench::huge(true)?;
+            assert_eq!(bench.send_all(true, 1024)?, HUGE_PAGES);
+            FRAGMENTED.store(fragmented, Relaxed);
+            let moved = bench.recall(bench.range, whole);
+            FRAGMENTED.store(false, Relaxed);
+            assert_eq!(moved?, HUGE_PAGES);
+            let splits = i32::from(fragmented || !whole);
+            assert_eq!(bench.ram().0.splits.load(Relaxed), splits);
+            assert_eq!(bench.located()?, (0, 0));
+            assert!(bench.check(bench.range, 1)?);
+            assert_eq!(bench.ram().0.faults.load(Relaxed), 0);
+            assert!(bench.end()?);
+        }
+        Ok(())
+    }
+
+    /// What is recalled leaves holes as they are, and what is in system memory where it is.
+    #[test]
+    fn recall_among_others() -> Result {
+        let mut bench = Bench::small(8, true)?;
+        for page in [1, 2, 5] {
+            let range = nth(bench.range, page)?;
+            // CAST: Small.
+            let sent = bench.send(range, false, page as u32, |_, _| true, |_| true)?;
+            assert_eq!(sent, 1);
+        }
+        let hole = nth(bench.range, 5)?;
+        madvise(hole, bindings::MADV_DONTNEED)?;
+        assert_eq!(bench.recall(bench.range, false)?, 2);
+        assert_eq!(bench.recall(bench.range, false)?, 0);
+        assert_eq!(bench.located()?, (0, 0));
+        assert_eq!(read(hole.start().as_usize())?, 0);
+        assert!(bench.check(nth(bench.range, 2)?, 1)? && bench.check(nth(bench.range, 4)?, 1)?);
+        let elsewhere = PageRange::from_len(bench.range.start(), 2 * SZ_2M)?;
+        assert!(bench
+            .recall(elsewhere, false)
+            .is_err_and(|error| error == EINVAL));
+        assert!(bench.end()?);
+        Ok(())
+    }
+
     /// A CPU gets its page of a large folio when there is no large folio of system memory.
     #[test]
     fn fault_without_huge() -> Result {
@@ -366,11 +411,9 @@ mod cases {
         assert!(map.device(0).is_none());
         map.free(device.bound(), &())?;
 
-        session
-            .bring_home(&handle, bench.range, TIMEOUT, &mut buf)
-            .map_err(|_| EFAULT)?;
         drop((interval, handle, session));
         bench.f.set.barrier();
+        assert_eq!(bench.recall(bench.range, false)?, 2);
         assert_eq!(bench.located()?, (0, 0));
         assert!(bench.end()?);
         Ok(())

@@ -17,7 +17,6 @@ use crate::{
     svm::{
         bound::Bindings,
         device::{
-            Access,
             Mmu,
             LEAF_PAGES,
             LEAF_SIZE, //

@@ -6,7 +6,6 @@ use super::{
     leaf::{
         self,
         page_in_leaf,
-        patience,
         LeafTurn,
         Missed, //
     },
@@ -14,7 +13,10 @@ use super::{
     Scratch, //
 };
 use crate::{
-    migrate::next_run,
+    migrate::{
+        self,
+        next_run, //
+    },
     svm::{
         bound::Bindings,
         device::{
@@ -169,6 +171,10 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let Some((node, window)) = self.window()? else {
             return Ok(());
         };
+        let space = self.space;
+        let Some((pagemap, _)) = space.mmu.memory() else {
+            return Ok(());
+        };
         for _ in 0..ATTEMPTS {
             let seen = match self.look(&node, window) {
                 Err(Missed::Collided) => continue,
@@ -179,34 +185,28 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
                 .clone()
                 .filter(|&page| seen.device.contains(page))
                 .for_each(|page| away.insert(page));
-            let Some(run) = next_run(&away, 0) else {
+            if away.is_empty() {
                 return Ok(());
-            };
-            let before = seen.device.len();
-            let mut next = Some(run);
-            while let Some(run) = next {
-                next = next_run(&away, run.end);
+            }
+            space.pt.lock().book_mut().migrating = self.addresses(0..LEAF_PAGES);
+            let (mut moved, mut from) = (0, 0);
+            while let Some(run) = next_run(&away, from) {
+                from = run.end;
                 let Some(range) = self.addresses(run) else {
                     continue;
                 };
-                let pfns = &mut self.scratch.pfns;
+                let whole = away == PageSet::FULL;
+                let (session, buf) = (&mut *self.session, &mut self.scratch.migration);
+                let result = migrate::to_system(&*space.mmu, session, pagemap, range, whole, buf);
                 // What cannot be had stays.
-                let _ = self.session.bring_home(&node, range, patience(), pfns);
+                moved += result.unwrap_or(0);
             }
-            let after = match self.look(&node, window) {
-                Err(Missed::Collided) => continue,
-                seen => seen?.device.len(),
-            };
-            self.space
-                .counters
-                .pages_recalled
-                .add(before.saturating_sub(after));
+            space.pt.lock().book_mut().migrating = None;
+            space.counters.pages_recalled.add(moved);
             let addr = self.index * LEAF_SIZE + pages.start * PAGE_SIZE;
-            let moved = before.saturating_sub(after) * PAGE_SIZE;
             if moved != 0 {
-                self.space
-                    .sink
-                    .migrated(addr as u64, moved, Location::System);
+                let len = moved * PAGE_SIZE;
+                space.sink.migrated(addr as u64, len, Location::System);
             }
         }
         Ok(())
