@@ -31,7 +31,6 @@ FIXTURE_SETUP(modes)
 
 FIXTURE_TEARDOWN(modes)
 {
-	inject("migrate_on_fault", 0);
 	inject("vram_residency_ms", 50);
 	EXPECT_EQ(self->lost, device_stat("lost_updates"));
 	gpu_close(&self->g);
@@ -152,7 +151,6 @@ TEST_F(modes, fit_memory)
 /* System scope in place: nothing moves, though faults move pages here. */
 TEST_F(modes, system_never_moves)
 {
-	ASSERT_TRUE(inject("migrate_on_fault", 1));
 	memset(self->m.p, 0, LEAF);
 	ASSERT_OK(svm_set(&self->g, self->m.p, LEAF, MODE, SYSTEM));
 	for (int r = 0; r < 20; r++) {
@@ -233,7 +231,6 @@ TEST_F(modes, automatic)
 	struct drm_rsvm_event event;
 	int moved = 0, thrashed = 0, r;
 
-	ASSERT_TRUE(inject("migrate_on_fault", 1));
 	/* However slow this machine is, the CPU comes before that. */
 	ASSERT_TRUE(inject("vram_residency_ms", 60000));
 	memset(self->m.p, 0, LEAF);
