@@ -93,6 +93,8 @@ counters! {
     /// Pages of system memory taken away from all CPUs for atomics, and those given back.
     exclusive_grabs,
     exclusive_revoked,
+    /// Nanoseconds that grabs took which succeeded, until the page was entered.
+    exclusive_ns,
     /// Attempts at that which collided.
     exclusive_collisions,
     /// Accesses that were reported again although their page was there for them.
