@@ -46,7 +46,7 @@ checkpatch_of() {
 # statements (ASSERT_*: braces), definitions or types (FIXTURE_*); libc's and
 # ELF's names are as they are; the kernel's BIT() and __func__ habits are its own.
 program=VOLATILE,BRACES,SPACING,COMPLEX_MACRO,MACRO_WITH_FLOW_CONTROL,MACRO_ARG_REUSE
-program+=,AVOID_EXTERNS,CAMELCASE,BIT_MACRO,EMBEDDED_FUNCTION_NAME,UNNECESSARY_ELSE
+program+=,MULTISTATEMENT_MACRO_USE_DO_WHILE,TRAILING_SEMICOLON,AVOID_EXTERNS,CAMELCASE,BIT_MACRO,EMBEDDED_FUNCTION_NAME,UNNECESSARY_ELSE
 mapfile -t c < <(git -C "$TOP" ls-files '*.c' '*.h' | grep -vE '^tools/')
 mapfile -t -O "${#c[@]}" c < <(git -C "$TOP" ls-files 'tools/*/test_modules/*.c')
 check "kernel checkpatch" checkpatch_of '' "${c[@]}"

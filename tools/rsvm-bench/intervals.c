@@ -81,7 +81,8 @@ void bench_intervals(void)
 	for (int round = 0; round < ROUNDS; round++)
 		for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
 			if (!set_size(sizes[i])) {
-				fprintf(stderr, "debugfs cannot be written: no figures of intervals\n");
+				fputs("debugfs cannot be written: no figures of intervals\n",
+				      stderr);
 				return;
 			}
 			add_round(&quiet[i], fault_ns(false));
