@@ -12,11 +12,13 @@ use super::lsu::EXIT_PC;
 use super::lsu::STACK_BASE;
 use super::lsu::STACK_BYTES;
 use super::reserve::Reservation;
+use super::rv64::decode::CodePage;
 use super::rv64::Exit;
 use super::rv64::Hart;
 use super::stacks::Stacks;
 use crate::core::Core;
 use crate::engine::ChannelCtx;
+use crate::mmu::Access;
 use crate::mmu::Cancel;
 use crate::mmu::Fault;
 use crate::mmu::Utlb;
@@ -113,6 +115,9 @@ struct Slot {
     reservation: Option<Reservation>,
     /// What the hart is parked on.
     fault: Option<Box<Fault>>,
+    /// The page of the instruction whose access is refused: it was fetched once
+    /// and for all, only the access is tried again.
+    fetched: Option<Arc<CodePage>>,
 }
 
 /// A VEID's harts in one group.
@@ -287,6 +292,7 @@ impl Resident {
             hart: Hart::new(0),
             reservation: None,
             fault: None,
+            fetched: None,
         };
         let mut resident = Resident {
             slots: (0..harts).map(|_| slot()).collect(),
@@ -359,7 +365,7 @@ impl Resident {
                 hart.set_x(register, value);
             }
             hart.ids = [index, total, workgroup, i];
-            (slot.reservation, slot.fault) = (None, None);
+            (slot.reservation, slot.fault, slot.fetched) = (None, None, None);
             self.ready.push_back(n);
         }
     }
@@ -405,6 +411,8 @@ impl Turn<'_, '_> {
             icache: self.icache,
             reservation: &mut slot.reservation,
             epoch: self.epoch,
+            refused: slot.fetched.take(),
+            fetched: None,
         };
         slot.fault = None;
         let mut exit = hart.run(&mut lsu, budget);
@@ -414,11 +422,13 @@ impl Turn<'_, '_> {
             }
             exit = hart.run(&mut lsu, 1);
         }
+        let fetched = lsu.fetched;
         out.executed += hart.instret() - before;
         match exit {
             Exit::Budget => resident.ready.push_back(n),
             Exit::Stop(Stop::Fault(fault)) => {
                 slot.reservation = None;
+                slot.fetched = fetched.filter(|_| fault.access != Access::Fetch);
                 self.park(n, fault, out);
             }
             Exit::Ecall if hart.x(17) == ECALL_EXIT => {

@@ -80,6 +80,10 @@ pub struct Lsu<'a, 'u> {
     pub reservation: &'a mut Option<Reservation>,
     /// Number of the last invalidate applied.
     pub epoch: u64,
+    /// The page of the first instruction, if only its access is tried again.
+    pub refused: Option<Arc<CodePage>>,
+    /// The page that was fetched last.
+    pub fetched: Option<Arc<CodePage>>,
 }
 
 fn in_stack(va: u64) -> bool {
@@ -199,10 +203,15 @@ impl Bus for Lsu<'_, '_> {
         if in_stack(va) {
             return Err(Stop::NotCode);
         }
-        match self.guard.translate(self.space, page, Access::Fetch) {
-            Ok(t) => Ok(self.icache.get(t.ptr)),
-            Err(fault) => Err(Fault { va, ..fault }.into()),
-        }
+        let code = match self.refused.take() {
+            Some(code) => code,
+            None => match self.guard.translate(self.space, page, Access::Fetch) {
+                Ok(t) => self.icache.get(t.ptr),
+                Err(fault) => return Err(Fault { va, ..fault }.into()),
+            },
+        };
+        self.fetched = Some(code.clone());
+        Ok(code)
     }
 
     #[inline]

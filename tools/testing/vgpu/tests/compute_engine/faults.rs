@@ -106,6 +106,31 @@ fn replay_without_service_faults_again() {
 }
 
 #[test]
+fn a_refused_access_is_tried_again_without_its_code() {
+    let mut rig = Rig::new(Config::default());
+    let mirror = rig.mirror(0);
+    let code = assemble("li t0, 5\nsd t0, 0(a0)\nsd t0, 8(a0)\nret");
+    rig.load(&mirror, CODE, &code);
+    rig.launch(&mirror, CODE, DATA, 1, 1);
+    assert_eq!(rig.settled_faults(1)[0].va, DATA);
+    rig.unmap(&mirror, CODE);
+    let ram = rig.pages(1);
+    rig.map(&mirror, DATA, ram, 0);
+    rig.replay();
+    assert_eq!(rig.read(ram), 5, "the store was fetched before");
+    let fetch = rig.settled_faults(1)[0].va;
+    assert_eq!(
+        (fetch, rig.read(ram + 8)),
+        (CODE, 0),
+        "the one behind it was not"
+    );
+    rig.load(&mirror, CODE, &code);
+    rig.replay();
+    rig.wait_idle(&mirror);
+    assert_eq!(rig.read(ram + 8), 5);
+}
+
+#[test]
 fn a_page_crossing_store_writes_nothing_until_both_pages_are_there() {
     let mut rig = Rig::new(Config::default());
     let mirror = rig.mirror(0);
