@@ -27,7 +27,7 @@
 //!
 //! If step 3 fails, start again at step 1. The sequence belongs to the interval, so if it keeps
 //! changing use an interval of one page; see [`MmSession::insert_within`]. If even that is not
-//! enough, [`MmSession::lock_and_snapshot`] is.
+//! enough, [`MmSession::hold_mappings`] is.
 //!
 //! No lock of the driver may be held in steps 1 and 2, which take `mmap_lock` and may block as long
 //! as the memory's owner likes: it may be served by a user process.
@@ -106,6 +106,7 @@ use core::{
 
 mod dma;
 mod exclusive;
+mod held;
 mod pages;
 mod private;
 #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
@@ -124,6 +125,7 @@ pub use self::{
         ExclusiveCommit,
         ExclusiveError, //
     },
+    held::HeldMappings,
     pages::{
         DevicePage,
         Pages,
@@ -262,97 +264,7 @@ impl<T: Mirror> MmSession<'_, T> {
             seq,
             range,
             pfns,
-            _mmap: None,
         })
-    }
-
-    /// Looks at `range` like [`MmSession::snapshot`], and keeps `mmap_lock` for reading until the
-    /// snapshot is committed or dropped. For a page to which no other snapshot gets through.
-    ///
-    /// Waits for writers of the lock, as long as the thread is not killed; may itself keep them
-    /// waiting, so use it last. Meanwhile the session can do nothing else: a fault takes the lock
-    /// again. Needs to be called like [`MmSession::fault_in`], and without a folio lock.
-    ///
-    /// # Progress
-    ///
-    /// A snapshot without the lock can collide for ever, even in an interval of one page: a thread
-    /// that changes mappings nearby has core invalidate the 2 MiB around each new end of a VMA,
-    /// whether or not anything is huge there. With the lock no VMA changes. If `interval` is that
-    /// one page (see [`MmSession::insert_within`]), what can still collide is
-    ///
-    /// - the end of the page itself or of its folio, by `MADV_DONTNEED`, reclaim, migration, KSM
-    ///   or truncation. That many times over is a fight for this very page, in which no access
-    ///   from a CPU would fare better.
-    /// - a huge page around it that is split. It happens once to each, and khugepaged needs the
-    ///   lock for writing before it makes another one, except of a file's pages.
-    /// - a scan, by NUMA balancing or by khugepaged in a file. These come every some milliseconds
-    ///   at most, while from the snapshot to the commit nothing is waited for but the page-table
-    ///   lock.
-    ///
-    /// # Errors
-    ///
-    /// As for [`MmSession::snapshot`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use kernel::mm::{
-    ///     addr::PageRange,
-    ///     hmm::{FaultError, PfnBuf, Reject},
-    ///     mmu_interval::{IntervalRef, MmSession, Mirror},
-    /// };
-    ///
-    /// /// Enters a page that was faulted in a moment ago, through an interval of its own.
-    /// fn insist<T: Mirror>(
-    ///     session: &mut MmSession<'_, T>,
-    ///     own: &IntervalRef<T>,
-    ///     mirror: &T,
-    ///     buf: &mut PfnBuf,
-    ///     enter: impl Fn(&mut T::Pt, usize),
-    /// ) -> Result<(), Reject> {
-    ///     let snapshot = match session.lock_and_snapshot(own, own.range(), buf) {
-    ///         Ok(snapshot) => snapshot,
-    ///         Err(FaultError::Busy) => return Err(Reject::Collided),
-    ///         Err(_) => return Err(Reject::Dead),
-    ///     };
-    ///     let mut guard = mirror.pt_lock().lock();
-    ///     let mut commit = snapshot.commit(&mut guard)?;
-    ///     let (pt, _, pages) = commit.split();
-    ///     if let Some(page) = pages.get(0) {
-    ///         enter(pt, page.pfn().as_usize());
-    ///     }
-    ///     Ok(())
-    /// }
-    /// ```
-    pub fn lock_and_snapshot<'b>(
-        &'b mut self,
-        interval: &IntervalRef<T>,
-        range: PageRange,
-        buf: &'b mut PfnBuf,
-    ) -> Result<Snapshot<'b, T>, FaultError> {
-        let this: &'b Self = self;
-        let mmap = match this.mm().mmap_read_lock_killable() {
-            Ok(mmap) => mmap,
-            Err(_) => return Err(FaultError::Dying),
-        };
-        if !this.is_stable() {
-            return Err(FaultError::Dying);
-        }
-        let owner = private::owner(interval.0.mirror());
-        match this.walk(interval, range, 0, owner, Mmap::Held(&mmap), buf) {
-            // INVARIANT: `seq` is of the walk that filled `pfns`.
-            Ok((seq, pfns)) => Ok(Snapshot {
-                interval: interval.clone(),
-                seq,
-                range,
-                pfns,
-                _mmap: Some(mmap),
-            }),
-            Err(error) => {
-                drop(mmap);
-                Err(this.explain(error, range, false))
-            }
-        }
     }
 
     /// Has `hmm_range_fault()` look at `range`, with `request` for every page, and leave device
@@ -417,6 +329,16 @@ impl<T: Mirror> MmSession<'_, T> {
     /// Finds out what an error of [`MmSession::walk`] means. By now the cause may be gone, which is
     /// as good as if the access had come later.
     fn explain(&self, error: Error, range: PageRange, write: bool) -> FaultError {
+        self.explain_held(&self.mm().mmap_read_lock(), error, range, write)
+    }
+
+    fn explain_held(
+        &self,
+        mmap: &MmapReadGuard<'_>,
+        error: Error,
+        range: PageRange,
+        write: bool,
+    ) -> FaultError {
         match error {
             EINVAL => return FaultError::Invalid,
             EBUSY => return FaultError::Busy,
@@ -435,7 +357,6 @@ impl<T: Mirror> MmSession<'_, T> {
         } else {
             flags::READ
         };
-        let mmap = self.mm().mmap_read_lock();
         let mut addr = range.start();
         while range.contains(addr) {
             let Some(vma) = mmap.vma_lookup(addr.as_usize()) else {
@@ -452,8 +373,6 @@ impl<T: Mirror> MmSession<'_, T> {
 
 /// What a range looked like a moment ago. Good for nothing but [`Snapshot::commit`].
 ///
-/// One of [`MmSession::lock_and_snapshot`] holds `mmap_lock`.
-///
 /// # Invariants
 ///
 /// `pfns` has an entry for each page of `range`, which `interval` covers, and was filled while
@@ -464,7 +383,6 @@ pub struct Snapshot<'b, T: Mirror> {
     seq: usize,
     range: PageRange,
     pfns: &'b [usize],
-    _mmap: Option<MmapReadGuard<'b>>,
 }
 
 impl<'b, T: Mirror> Snapshot<'b, T> {

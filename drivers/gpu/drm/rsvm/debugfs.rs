@@ -50,6 +50,7 @@ pub(crate) fn new(
         dir.read_write_file(c"atomic_quantum_us", &QUANTUM_US);
         dir.read_write_file(c"inject_collision", &INJECT.collision);
         dir.read_write_file(c"inject_commit_delay_us", &INJECT.commit_delay_us);
+        dir.read_write_file(c"inject_replay_delay_us", &INJECT.replay_delay_us);
         dir.read_write_file(
             c"inject_invalidation_delay_ms",
             &INJECT.invalidation_delay_ms,

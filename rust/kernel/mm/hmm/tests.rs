@@ -142,46 +142,41 @@ mod cases {
         write_all(range)?;
         assert!(!mmap_is_locked(mm));
 
-        let seen = session.lock_and_snapshot(&own, page, &mut buf);
-        let seen = seen.map_err(|_| EBUSY)?;
+        let held = session.hold_mappings().map_err(|_| EINTR)?;
         assert!(mmap_is_locked(mm));
+        let seen = held.snapshot(&own, page, &mut buf).map_err(|_| EBUSY)?;
         // Beside the interval.
         announce(mm, nth(range, 4)?, clear, core::ptr::null_mut(), true)?;
         assert_eq!(f.commit(seen), Ok(1));
         assert_eq!(f.entered(), 1 << 3);
-        assert!(!mmap_is_locked(mm));
+        // For the device to use it.
+        assert!(mmap_is_locked(mm));
 
         // In it.
-        let seen = session.lock_and_snapshot(&own, page, &mut buf);
-        let seen = seen.map_err(|_| EBUSY)?;
+        let seen = held.snapshot(&own, page, &mut buf).map_err(|_| EBUSY)?;
         announce(mm, page, clear, core::ptr::null_mut(), true)?;
         assert_eq!(f.commit(seen), Err(Reject::Collided));
         assert_eq!(f.entered(), 0);
-        assert!(!mmap_is_locked(mm));
-
-        // Given up.
-        assert!(session.lock_and_snapshot(&own, page, &mut buf).is_ok());
+        drop(held);
         assert!(!mmap_is_locked(mm));
 
         // Nothing is there, which is no error; not covered; no room.
         let outer = interval.handle();
         munmap(nth(range, 5)?)?;
-        let seen = session.lock_and_snapshot(&outer, range, &mut buf);
-        let seen = seen.map_err(|_| EBUSY)?;
-        assert_eq!(f.commit(seen), Ok(PAGES - 1));
-        let error = session.lock_and_snapshot(&own, range, &mut buf).err();
+        let held = session.hold_mappings().map_err(|_| EINTR)?;
+        let seen = held.snapshot(&outer, range, &mut buf);
+        assert_eq!(f.commit(seen.map_err(|_| EBUSY)?), Ok(PAGES - 1));
+        let error = held.snapshot(&own, range, &mut buf).err();
         assert_eq!(error, Some(FaultError::Invalid));
         let mut small = PfnBuf::new(1)?;
-        let error = session.lock_and_snapshot(&outer, range, &mut small).err();
+        let error = held.snapshot(&outer, range, &mut small).err();
         assert_eq!(error, Some(FaultError::Invalid));
-        assert!(!mmap_is_locked(mm));
 
         // Of an interval that was killed.
         let dead = within.kill(&mut f.space.lock.lock()).map_err(|_| EINVAL)?;
-        let seen = session.lock_and_snapshot(&own, page, &mut buf);
-        let seen = seen.map_err(|_| EBUSY)?;
+        let seen = held.snapshot(&own, page, &mut buf).map_err(|_| EBUSY)?;
         assert_eq!(f.commit(seen), Err(Reject::Dead));
-        assert!(!mmap_is_locked(mm));
+        drop(held);
 
         dead.remove();
         drop(interval);

@@ -26,9 +26,12 @@ pub fn case<T: Mirror>(
     other: &mut PfnBuf,
 ) -> bool {
     let range = interval.range();
-    let Ok(snapshot) = session.lock_and_snapshot(interval, range, buf) else {
+    let Ok(held) = session.hold_mappings() else {
         return false;
     };
     let _ = session.fault_in(interval, range, true, timeout, other);
+    let Ok(snapshot) = held.snapshot(interval, range, buf) else {
+        return false;
+    };
     snapshot.commit(&mut lock.lock()).is_ok()
 }

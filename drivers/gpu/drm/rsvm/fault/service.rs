@@ -10,12 +10,14 @@ mod atomic;
 mod bound;
 mod doubt;
 mod leaf;
+mod lost;
 mod place;
 mod request;
 
 use self::{
     doubt::Doubts,
-    leaf::LeafTurn, //
+    leaf::LeafTurn,
+    lost::Lost, //
 };
 use super::{
     batch::{
@@ -32,6 +34,7 @@ use crate::{
             Mmu,
             LEAF_PAGES, //
         },
+        inject::INJECT,
         leaf::{
             Slot,
             Window, //
@@ -68,6 +71,7 @@ pub(crate) struct Scratch<M: Mmu> {
     mapped: KVec<PageRange>,
     cancelled: KVVec<Cancel>,
     doubts: Doubts,
+    lost: Lost,
     /// Faults for atomics on system memory, for when all others are served.
     atomics: KVVec<Fault>,
     /// The group of pages on which the device was found to be alone a moment ago.
@@ -105,6 +109,7 @@ impl<M: Mmu> Scratch<M> {
             mapped: KVec::with_capacity(LEAVES_PER_TURN, GFP_KERNEL)?,
             cancelled: KVVec::with_capacity(faults, GFP_KERNEL)?,
             doubts: Doubts::new()?,
+            lost: Lost::new()?,
             atomics: KVVec::with_capacity(faults, GFP_KERNEL)?,
             alone: None,
             unheard: false,
@@ -160,6 +165,9 @@ impl<M: Mmu> Scratch<M> {
             // If there is nothing but atomics, theirs is the replay.
             if !self.mapped.is_empty() || self.atomics.len() != served {
                 self.complete(space);
+                for faults in batch.leaves().take(LEAVES_PER_TURN) {
+                    self.lost.note(space, faults);
+                }
             }
             self.serve_atomics(space, &mut session);
             if !self.unheard {
@@ -178,6 +186,7 @@ impl<M: Mmu> Scratch<M> {
         // The faults of a space that was detached meanwhile ended with its queues.
         if let Some(pdb) = space.pdb() {
             space.counters.replays.add(1);
+            INJECT.before_replay();
             self.doubts.end_turn(|| space.mmu.next_report());
             // A device that does not acknowledge has been stopped; nothing is left to do for it.
             let _ = space.mmu.complete(pdb, &self.mapped, &self.cancelled);

@@ -7,7 +7,8 @@
 //! tells so belongs to a whole node, so on a busy node every attempt can collide; after
 //! [`ATTEMPTS`] of them each page goes through an interval of its own. That is disturbed by changes
 //! of the page itself, and of what is mapped around it; so the last attempts hold mmap_lock. What
-//! fails even there waits for another turn.
+//! fails even there waits for another turn. Pages that were mapped and taken away again before the
+//! device could use them start with the last attempts: see [`lost`](super::lost).
 
 mod commit;
 mod wanted;
@@ -81,7 +82,7 @@ const PATIENCE: u32 = 50;
 pub(super) enum Look {
     /// Without a lock.
     Free,
-    /// With mmap_lock, till it is mapped: nobody changes mappings nearby.
+    /// With mmap_lock, till the device could use it: nobody changes mappings nearby.
     Locked,
 }
 
@@ -223,6 +224,10 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             if absent {
                 self.place(&node, window)?;
             }
+            self.insist(&node)?;
+            if self.is_done() {
+                return Ok(());
+            }
             match self.commit(&node, window, Look::Free) {
                 Ok(()) if self.is_done() => return Ok(()),
                 Ok(()) => {
@@ -238,7 +243,18 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         }
         for page in 0..LEAF_PAGES {
             if self.scratch.wanted[page].is_some() {
-                self.through_own_interval(&node, page)?;
+                self.through_own_interval(&node, page, &PAGE_ATTEMPTS)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves the pages that were lost before.
+    fn insist(&mut self, node: &IntervalRef<Mirrored<M>>) -> Result<(), Missed> {
+        for page in pages(self.faults) {
+            let number = page_in_leaf(page.addr());
+            if self.scratch.wanted[number].is_some() && self.scratch.lost.contains(page.addr()) {
+                self.through_own_interval(node, number, &[Look::Locked; 2])?;
             }
         }
         Ok(())
@@ -324,18 +340,19 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         }
     }
 
-    /// Serves `page` through an interval of its own.
+    /// Serves `page` through an interval of its own, with these attempts.
     fn through_own_interval(
         &mut self,
         node: &IntervalRef<Mirrored<M>>,
         page: usize,
+        looks: &[Look],
     ) -> Result<(), Missed> {
         let Some(range) = self.addresses(page..page + 1) else {
             return Ok(());
         };
         let interval = self.session.insert_within(node, range)?;
         self.space.counters.temporary_intervals.add(1);
-        let result = self.attempts_on_page(&interval.handle(), range, page);
+        let result = self.attempts_on_page(&interval.handle(), range, page, looks);
         // The node watches the page, too, and saw all that happened since.
         let mut guard = self.space.pt.lock();
         if let Ok(dead) = interval.kill(&mut guard) {
@@ -350,8 +367,9 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         interval: &IntervalRef<Mirrored<M>>,
         range: PageRange,
         page: usize,
+        looks: &[Look],
     ) -> Result<(), Missed> {
-        for look in PAGE_ATTEMPTS {
+        for &look in looks {
             self.fault_in_page(interval, page)?;
             if self.scratch.wanted[page].is_none() {
                 break;

@@ -96,6 +96,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             reserve,
             spare,
             moved_in,
+            lost,
             ..
         } = &mut **scratch;
         // Changes are counted under the lock, after they were made.
@@ -105,11 +106,15 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             .policy
             .lock()
             .matching(index * LEAF_PAGES, device_scope);
-        let snapshot = match look {
-            Look::Free => session.snapshot(interval, window, patience(), pfns)?,
+        let (snapshot, held) = match look {
+            Look::Free => {
+                let snapshot = session.snapshot(interval, window, patience(), pfns)?;
+                (snapshot, None)
+            }
             Look::Locked => {
                 space.counters.locked_snapshots.add(1);
-                session.lock_and_snapshot(interval, window, pfns)?
+                let held = session.hold_mappings()?;
+                (held.snapshot(interval, window, pfns)?, Some(held))
             }
         };
         if INJECT.before_commit() {
@@ -198,6 +203,13 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let strongest = wanted.iter().flatten().copied().max();
         let settled = settle(wanted, |page| leaf.shadow.slot(page));
         drop(guard);
+        if let (Some(held), Some(pdb)) = (held, space.pdb()) {
+            space.counters.replays.add(1);
+            // A device that does not acknowledge has been stopped.
+            let _ = space.mmu.replay(pdb, window);
+            lost.forget(window.start());
+            drop(held);
+        }
         drop(done.surplus);
         if let (Some(page), Some((_, vram))) = (in_vram, space.mmu.memory()) {
             vram.touch(page);

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Snapshots with `mmap_lock` held, for pages to which no other snapshot gets through.
+
+use super::{
+    private,
+    FaultError,
+    Mirror,
+    Mmap,
+    PfnBuf,
+    Snapshot, //
+};
+use crate::mm::{
+    addr::PageRange,
+    mmu_interval::{
+        IntervalRef,
+        MmSession, //
+    },
+    MmapReadGuard, //
+};
+
+/// `mmap_lock` of a process, held for reading: nobody changes its mappings.
+///
+/// # Progress
+///
+/// A snapshot without the lock can collide for ever, even in an interval of one page: a thread that
+/// changes mappings nearby has core invalidate the 2 MiB around each new end of a VMA, whether or
+/// not anything is huge there. And what was entered can be taken away again before the device has
+/// used it, each time. With the lock no VMA changes, so hold it until the device was told. If the
+/// interval is that one page (see [`MmSession::insert_within`]), what can still collide is
+///
+/// - the end of the page itself or of its folio, by `MADV_DONTNEED`, reclaim, migration, KSM or
+///   truncation. That many times over is a fight for this very page, in which no access from a CPU
+///   would fare better.
+/// - a huge page around it that is split. It happens once to each, and khugepaged needs the lock
+///   for writing before it makes another one, except of a file's pages.
+/// - a scan, by NUMA balancing or by khugepaged in a file. These come every some milliseconds at
+///   most.
+///
+/// # Locks
+///
+/// Keeps writers of the lock waiting, so use it last and drop it soon. Meanwhile the session can do
+/// nothing else: a fault takes the lock again. The device may be waited for, if that needs nothing
+/// of the process.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::{
+///     addr::PageRange,
+///     hmm::{FaultError, PfnBuf, Reject},
+///     mmu_interval::{IntervalRef, MmSession, Mirror},
+/// };
+///
+/// /// Enters a page that was faulted in a moment ago, through an interval of its own, and lets the
+/// /// device use it.
+/// fn insist<T: Mirror>(
+///     session: &mut MmSession<'_, T>,
+///     own: &IntervalRef<T>,
+///     mirror: &T,
+///     buf: &mut PfnBuf,
+///     enter: impl Fn(&mut T::Pt, usize),
+///     replay: impl Fn(),
+/// ) -> Result<(), Reject> {
+///     let held = session.hold_mappings().map_err(|_| Reject::Dead)?;
+///     let snapshot = match held.snapshot(own, own.range(), buf) {
+///         Ok(snapshot) => snapshot,
+///         Err(FaultError::Busy) => return Err(Reject::Collided),
+///         Err(_) => return Err(Reject::Dead),
+///     };
+///     let mut guard = mirror.pt_lock().lock();
+///     let mut commit = snapshot.commit(&mut guard)?;
+///     let (pt, _, pages) = commit.split();
+///     if let Some(page) = pages.get(0) {
+///         enter(pt, page.pfn().as_usize());
+///     }
+///     drop(guard);
+///     replay();
+///     drop(held);
+///     Ok(())
+/// }
+/// ```
+#[must_use]
+pub struct HeldMappings<'h, 's, T: Mirror> {
+    session: &'h MmSession<'s, T>,
+    mmap: MmapReadGuard<'h>,
+}
+
+impl<'s, T: Mirror> MmSession<'s, T> {
+    /// Takes `mmap_lock` for reading. Waits for its writers, as long as the thread is not killed.
+    ///
+    /// Needs to be called like [`MmSession::fault_in`], and without a folio lock.
+    ///
+    /// # Errors
+    ///
+    /// [`FaultError::Dying`].
+    pub fn hold_mappings<'h>(&'h mut self) -> Result<HeldMappings<'h, 's, T>, FaultError> {
+        let session: &'h Self = self;
+        match session.mm().mmap_read_lock_killable() {
+            Ok(mmap) if session.is_stable() => Ok(HeldMappings { session, mmap }),
+            _ => Err(FaultError::Dying),
+        }
+    }
+}
+
+impl<T: Mirror> HeldMappings<'_, '_, T> {
+    /// Looks at `range` like [`MmSession::snapshot`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn snapshot<'b>(
+        &self,
+        interval: &IntervalRef<T>,
+        range: PageRange,
+        buf: &'b mut PfnBuf,
+    ) -> Result<Snapshot<'b, T>, FaultError> {
+        let owner = private::owner(interval.0.mirror());
+        let held = Mmap::Held(&self.mmap);
+        match self.session.walk(interval, range, 0, owner, held, buf) {
+            // INVARIANT: `seq` is of the walk that filled `pfns`.
+            Ok((seq, pfns)) => Ok(Snapshot {
+                interval: interval.clone(),
+                seq,
+                range,
+                pfns,
+            }),
+            Err(error) => Err(self.session.explain_held(&self.mmap, error, range, false)),
+        }
+    }
+}
