@@ -225,14 +225,21 @@ TEST_F(atomic_mm, fork_while_counting)
 		.g = &self->g, .op = crowd_op("cas_64"), .words = p, .harts = 16,
 		.threads = 1, .endless = true,
 	};
-	uint64_t before = 0;
+	uint64_t before = 0, done = 0;
 	int refused = 0;
 
 	crowd_prepare(&c);
 	ASSERT_OK(crowd_start(&c));
 	for (int r = 0; r < scaled(40); r++) {
-		pid_t pid = fork();
+		pid_t pid;
 
+		/* It gets on between forks. */
+		if (r % 8 == 7) {
+			while (crowd_done_by_gpu(&c) == done)
+				usleep(1000);
+			done = crowd_done_by_gpu(&c);
+		}
+		pid = fork();
 		if (pid < 0) {
 			/* A page was locked for the device just then. */
 			ASSERT_EQ(ENOMEM, errno);

@@ -26,6 +26,7 @@ FIXTURE_SETUP(race)
 FIXTURE_TEARDOWN(race)
 {
 	inject("inject_commit_delay_us", 0);
+	inject("inject_replay_delay_us", 0);
 	inject("inject_collision", 0);
 	gpu_close(&self->probe);
 	gpu_close(&self->g);
@@ -254,7 +255,7 @@ static void *split_neighbour(void *arg)
  * again.
  */
 static void progress(struct __test_metadata *_metadata, FIXTURE_DATA(race) *self,
-		     void *(*contend)(void *), const char *stat)
+		     void *(*contend)(void *), const char *knob, const char *stat)
 {
 	long long before = device_stat(stat), requeued = device_stat("requeued");
 	const int pages = 16;
@@ -263,7 +264,7 @@ static void progress(struct __test_metadata *_metadata, FIXTURE_DATA(race) *self
 	/* Both pages are there: nothing but the sequence stands in the way. */
 	*word_at(self->m.p, 0) = 1;
 	*word_at(self->m.p, PAGE) = 1;
-	inject("inject_commit_delay_us", 5000);
+	inject(knob, 5000);
 	ASSERT_OK(pthread_create(&thread, NULL, contend, self));
 	for (int i = 1; i <= pages; i++) {
 		char *p = self->m.p + i * 9 * PAGE;
@@ -282,7 +283,8 @@ static void progress(struct __test_metadata *_metadata, FIXTURE_DATA(race) *self
 /* Holds: the temporary interval of one page. */
 TEST_F(race, progress_under_contention)
 {
-	progress(_metadata, self, empty_neighbour, "temporary_intervals");
+	progress(_metadata, self, empty_neighbour, "inject_commit_delay_us",
+		 "temporary_intervals");
 }
 
 /*
@@ -291,7 +293,18 @@ TEST_F(race, progress_under_contention)
  */
 TEST_F(race, progress_under_splits)
 {
-	progress(_metadata, self, split_neighbour, "locked_snapshots");
+	progress(_metadata, self, split_neighbour, "inject_commit_delay_us",
+		 "locked_snapshots");
+}
+
+/*
+ * What is mapped is taken away again before the device is told. Holds: such pages
+ * are mapped with mmap_lock held until it is.
+ */
+TEST_F(race, progress_before_replay)
+{
+	progress(_metadata, self, split_neighbour, "inject_replay_delay_us",
+		 "locked_snapshots");
 }
 
 /* Snapshots that are told they collided: taken again, and at last through. */
