@@ -42,11 +42,6 @@ __rust_helper bool rust_helper_folio_test_anon(const struct folio *folio)
 	return folio_test_anon(folio);
 }
 
-__rust_helper bool rust_helper_folio_test_ksm(const struct folio *folio)
-{
-	return folio_test_ksm(folio);
-}
-
 __rust_helper bool rust_helper_folio_try_get(struct folio *folio)
 {
 	return folio_try_get(folio);

@@ -62,11 +62,8 @@ impl<'m, D: DeviceMemory> Collected<'m, D> {
         let src = self.core.buf.src[page];
         // SAFETY: Core found it in a process.
         let movable = match unsafe { folio(src) } {
-            // SAFETY: As above. Pages of files do not go to a device, nor those that KSM has merged:
-            // it reads them where they are.
-            Some(folio) => unsafe {
-                bindings::folio_test_anon(folio) && !bindings::folio_test_ksm(folio)
-            },
+            // SAFETY: As above. Pages of files do not go to a device.
+            Some(folio) => unsafe { bindings::folio_test_anon(folio) },
             // Core finds holes on the way back, too, where there is nothing to fill them with.
             None => self.core.direction == Direction::ToDevice,
         };
