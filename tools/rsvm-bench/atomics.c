@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /* Atomics of the device, alone and against CPU threads. */
 #include "bench.h"
-#include <glob.h>
 #include <pthread.h>
 #include <drm/rsvm_drm.h>
 #include <stdio.h>
@@ -112,26 +111,6 @@ static struct shares together(struct bench *bench, struct count *c, int threads,
 		exit(1);
 	}
 	return s;
-}
-
-/* A figure of the driver's debugfs; 0 if there is none. */
-static uint64_t driver_stat(const char *name)
-{
-	char line[128], key[64];
-	uint64_t value, found = 0;
-	glob_t g;
-	FILE *f;
-
-	if (glob("/sys/kernel/debug/rsvm-*/stats", 0, NULL, &g))
-		return 0;
-	f = fopen(g.gl_pathv[0], "re");
-	globfree(&g);
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "%63s %lu", key, &value) == 2 && !strcmp(key, name))
-			found = value;
-	if (f)
-		fclose(f);
-	return found;
 }
 
 /* A page taken from the CPUs and entered, without the fault and the replay around it. */

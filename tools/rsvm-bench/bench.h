@@ -50,6 +50,9 @@ void fill(void *p, size_t size);
 /* memcpy() of as many bytes between warm buffers, in ns. */
 uint64_t copy_ns(size_t size);
 
+/* A figure of the driver's debugfs; 0 if there is none. */
+uint64_t driver_stat(const char *name);
+
 void open_gpu(struct bench *bench);
 /* From now on nothing of [p, p + size) goes to the device when it faults. */
 void keep_home(struct bench *bench, void *p, size_t size);

@@ -7,6 +7,7 @@
 #include "bench.h"
 #include <drm/rsvm_drm.h>
 #include <errno.h>
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,6 +103,25 @@ uint64_t copy_ns(size_t size)
 	for (size_t done = 0; done < size; done += most)
 		memcpy(to, from, size - done < most ? size - done : most);
 	return now_ns() - start;
+}
+
+uint64_t driver_stat(const char *name)
+{
+	char line[128], key[64];
+	uint64_t value, found = 0;
+	glob_t g;
+	FILE *f;
+
+	if (glob("/sys/kernel/debug/rsvm-*/stats", 0, NULL, &g))
+		return 0;
+	f = fopen(g.gl_pathv[0], "re");
+	globfree(&g);
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "%63s %lu", key, &value) == 2 && !strcmp(key, name))
+			found = value;
+	if (f)
+		fclose(f);
+	return found;
 }
 
 void open_gpu(struct bench *bench)

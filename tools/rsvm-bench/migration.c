@@ -15,24 +15,58 @@ static void migrate(struct bench *bench, void *p, size_t size, uint32_t where)
 		fail("migration");
 }
 
-struct both_ways {
-	struct rounds there, back;
+/* What the driver does in a migration; the rest is the way there and the fence. */
+static const struct {
+	const char *stat, *name;
+} steps[] = {
+	{ "migrate_alloc_ns", "allocating" },
+	{ "migrate_unmap_ns", "unmapping" },
+	{ "migrate_copy_ns", "copying" },
+	{ "migrate_install_ns", "installing" },
 };
+#define STEPS ARRAY_SIZE(steps)
+
+struct one_way {
+	struct rounds all, steps[STEPS];
+};
+
+struct both_ways {
+	struct one_way there, back;
+};
+
+static void timed(struct bench *bench, struct one_way *out, void *p, size_t size, uint32_t where)
+{
+	uint64_t start, before[STEPS];
+
+	for (size_t i = 0; i < STEPS; i++)
+		before[i] = driver_stat(steps[i].stat);
+	start = now_ns();
+	migrate(bench, p, size, where);
+	add_round(&out->all, now_ns() - start);
+	for (size_t i = 0; i < STEPS; i++)
+		add_round(&out->steps[i], driver_stat(steps[i].stat) - before[i]);
+}
 
 static void ours(struct bench *bench, struct both_ways *out, size_t size, bool huge)
 {
 	size_t mapped = size < 2 * MIB ? 2 * MIB : size;
 	void *p = map(mapped, huge);
-	uint64_t start;
 
 	fill(p, mapped);
-	start = now_ns();
-	migrate(bench, p, size, DRM_RSVM_SVM_LOCATION_VRAM);
-	add_round(&out->there, now_ns() - start);
-	start = now_ns();
-	migrate(bench, p, size, DRM_RSVM_SVM_LOCATION_SYSTEM);
-	add_round(&out->back, now_ns() - start);
+	timed(bench, &out->there, p, size, DRM_RSVM_SVM_LOCATION_VRAM);
+	timed(bench, &out->back, p, size, DRM_RSVM_SVM_LOCATION_SYSTEM);
 	munmap(p, mapped);
+}
+
+/* Where the time of one way went. */
+static void report_steps(const char *way, const char *what, struct one_way *mine)
+{
+	char name[96];
+
+	for (size_t i = 0; i < STEPS; i++) {
+		snprintf(name, sizeof(name), "%s, %s: %s", way, what, steps[i].name);
+		report(name, "ns", median(&mine->steps[i]), NONE, NONE);
+	}
 }
 
 static void peers(struct both_ways *out, size_t size, bool huge, void *mirror)
@@ -44,10 +78,10 @@ static void peers(struct both_ways *out, size_t size, bool huge, void *mirror)
 	fill(p, mapped);
 	start = now_ns();
 	peer_to_device(p, size, mirror);
-	add_round(&out->there, now_ns() - start);
+	add_round(&out->there.all, now_ns() - start);
 	start = now_ns();
 	peer_to_system(p, size, mirror);
-	add_round(&out->back, now_ns() - start);
+	add_round(&out->back.all, now_ns() - start);
 	munmap(p, mapped);
 }
 
@@ -78,9 +112,15 @@ void bench_migration(struct bench *bench)
 			add_round(&copy, copy_ns(cases[i].size));
 		}
 		snprintf(name, sizeof(name), "to device memory, %s", cases[i].name);
-		report(name, "ns", median(&mine.there), median(&peer.there), median(&copy));
+		report(name, "ns", median(&mine.there.all), median(&peer.there.all),
+		       median(&copy));
 		snprintf(name, sizeof(name), "to system memory, %s", cases[i].name);
-		report(name, "ns", median(&mine.back), median(&peer.back), median(&copy));
+		report(name, "ns", median(&mine.back.all), median(&peer.back.all),
+		       median(&copy));
+		if (cases[i].size == 2 * MIB) {
+			report_steps("to device memory", cases[i].name, &mine.there);
+			report_steps("to system memory", cases[i].name, &mine.back);
+		}
 	}
 	munmap(mirror, 2 * MIB);
 }
@@ -105,9 +145,9 @@ void bench_scaling(struct bench *bench)
 		for (int round = 0; round < 3; round++)
 			ours(bench, &mine, size, true);
 		snprintf(name, sizeof(name), "to device memory, %zu MiB", size / MIB);
-		report(name, "ns/page", median(&mine.there) / pages, NONE, NONE);
+		report(name, "ns/page", median(&mine.there.all) / pages, NONE, NONE);
 		snprintf(name, sizeof(name), "to system memory, %zu MiB", size / MIB);
-		report(name, "ns/page", median(&mine.back) / pages, NONE, NONE);
+		report(name, "ns/page", median(&mine.back.all) / pages, NONE, NONE);
 	}
 }
 

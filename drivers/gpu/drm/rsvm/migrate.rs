@@ -17,6 +17,10 @@ pub(crate) mod memory;
 
 use crate::{
     svm::{
+        counters::{
+            Counters,
+            Stopwatch, //
+        },
         device::{
             Mmu,
             Target,
@@ -181,10 +185,13 @@ pub(crate) fn to_system<M: Mmu>(
     range: PageRange,
     whole: bool,
     buf: &mut MigrateBuf,
+    counters: &Counters,
 ) -> Result<usize> {
+    let mut watch = Stopwatch::start();
     let Some(filled) = session.recall(pagemap, range, whole, buf)? else {
         return Ok(0);
     };
+    watch.lap(&counters.migrate_unmap_ns);
     let installed = mmu.with_dma_device(|dev| {
         let mapped = filled.map(dev);
         let copied = mmu.transfer(&mut mapped.copies().filter_map(|(copy, addr)| {
@@ -194,11 +201,13 @@ pub(crate) fn to_system<M: Mmu>(
                 len: copy.pages * PAGE_SIZE,
             })
         }));
+        watch.lap(&counters.migrate_copy_ns);
         (mapped.install(|_| copied.is_ok()), copied)
     });
     let (installed, copied) = installed.ok_or(ENODEV)?;
     let moved = installed.pages();
     installed.finalize();
+    watch.lap(&counters.migrate_install_ns);
     copied.map(|()| moved)
 }
 
@@ -211,7 +220,9 @@ pub(crate) fn to_vram<M: Mmu>(
     pages: &PageSet,
     stock: &mut Stock<'_, M::Memory>,
     buf: &mut MigrateBuf,
+    counters: &Counters,
 ) -> Moved {
+    let mut watch = Stopwatch::start();
     let mut moved = Moved::default();
     let whole = *pages == PageSet::FULL;
     let mut at = 0;
@@ -234,6 +245,7 @@ pub(crate) fn to_vram<M: Mmu>(
         };
         at = first + collected.range().pages();
         let filled = collected.fill(|page, order| stock.give(first + page, order));
+        watch.lap(&counters.migrate_unmap_ns);
         if filled.is_empty() {
             continue;
         }
@@ -244,6 +256,7 @@ pub(crate) fn to_vram<M: Mmu>(
                 to: Target::Vram(offset_of(copy.device)),
                 len: copy.pages * PAGE_SIZE,
             }));
+            watch.lap(&counters.migrate_copy_ns);
             moved.failed |= copied.is_err();
             mapped.install(|_| copied.is_ok())
         });
@@ -256,6 +269,7 @@ pub(crate) fn to_vram<M: Mmu>(
             }
         }
         installed.finalize();
+        watch.lap(&counters.migrate_install_ns);
     }
     moved
 }

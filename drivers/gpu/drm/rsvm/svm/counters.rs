@@ -3,9 +3,15 @@
 //! What a space has done so far, for people and tests to read.
 
 use super::device::PageSize;
-use kernel::sync::atomic::{
-    Atomic,
-    Relaxed, //
+use kernel::{
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+    time::{
+        Instant,
+        Monotonic, //
+    }, //
 };
 
 /// A number that only grows.
@@ -25,6 +31,23 @@ impl Counter {
 
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// Measures pieces of work that follow each other.
+pub(crate) struct Stopwatch(Instant<Monotonic>);
+
+impl Stopwatch {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Adds the nanoseconds since the last call, or since the start.
+    pub(crate) fn lap(&mut self, counter: &Counter) {
+        let now = Instant::now();
+        // CAST: Not negative, and `usize` has 64 bits here.
+        counter.add((now - self.0).as_nanos() as usize);
+        self.0 = now;
     }
 }
 
@@ -112,6 +135,12 @@ counters! {
     /// Pages that came to device memory, and how many of them were zeroed there, not copied.
     pages_to_vram,
     pages_zeroed,
+    /// Nanoseconds that the worker's migrations took, both ways: to get device memory; to unmap and
+    /// lock the pages, and get system memory on the way back; to copy; to install.
+    migrate_alloc_ns,
+    migrate_unmap_ns,
+    migrate_copy_ns,
+    migrate_install_ns,
     /// Migrations for which there was no room in time.
     no_room,
     /// Migrations of which nothing was copied because the device failed.

@@ -39,6 +39,7 @@ use crate::{
     },
     svm::{
         bound::Bindings,
+        counters::Stopwatch,
         device::{
             Access,
             Mmu, //
@@ -261,13 +262,11 @@ impl<M: Mmu> Scratch<M> {
     ) -> Result<(), Missed> {
         self.prepare(space, leaf_index(range.start()))?;
         let pfns = &mut self.pfns;
-        let start = Instant::<Monotonic>::now();
+        let mut watch = Stopwatch::start();
         let exclusive = session.make_exclusive(interval, range, patience(), pfns)?;
         self.enter(space, &exclusive, range)?;
-        let took = start.elapsed().as_nanos();
+        watch.lap(&space.counters.exclusive_ns);
         space.counters.exclusive_grabs.add(1);
-        // CAST: Not negative, and `usize` has 64 bits here.
-        space.counters.exclusive_ns.add(took as usize);
         let Some(quantum) = keep else {
             self.announce(range);
             self.unheard = true;

@@ -16,6 +16,7 @@ use crate::{
     },
     svm::{
         bound::Bindings,
+        counters::Stopwatch,
         device::{
             Mmu,
             LEAF_PAGES,
@@ -223,10 +224,12 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         self.release_exclusive(pages);
         let cancelled = || space.is_detached() || space.mmu.is_gone();
         let wait = Wait::until(Instant::now() + wait, &cancelled);
+        let mut watch = Stopwatch::start();
         let Ok(mut stock) = Stock::new(memory, client, pages, wait) else {
             space.counters.no_room.add(1);
             return false;
         };
+        watch.lap(&space.counters.migrate_alloc_ns);
         space.pt.lock().book_mut().migrating = self.addresses(0..LEAF_PAGES);
         let Moved {
             pages,
@@ -239,6 +242,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             pages,
             &mut stock,
             &mut self.scratch.migration,
+            &space.counters,
         );
         space.pt.lock().book_mut().migrating = None;
         drop(stock);

@@ -197,7 +197,15 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
                 };
                 let whole = away == PageSet::FULL;
                 let (session, buf) = (&mut *self.session, &mut self.scratch.migration);
-                let result = migrate::to_system(&*space.mmu, session, pagemap, range, whole, buf);
+                let result = migrate::to_system(
+                    &*space.mmu,
+                    session,
+                    pagemap,
+                    range,
+                    whole,
+                    buf,
+                    &space.counters,
+                );
                 // What cannot be had stays.
                 moved += result.unwrap_or(0);
             }
