@@ -1,7 +1,7 @@
 // error: E0502
 // SPDX-License-Identifier: GPL-2.0
 
-//! A page is faulted in while a snapshot holds mmap_lock, which the fault would take again.
+//! A page is faulted in while mmap_lock is held, which the fault would take again.
 
 use kernel::{
     mm::{

@@ -1,0 +1,16 @@
+// error: E0277
+// SPDX-License-Identifier: GPL-2.0
+
+//! A held mmap_lock is given to another thread, which must not release it.
+
+use kernel::mm::{
+    hmm::HeldMappings,
+    mmu_interval::Mirror, //
+};
+
+fn send<S: Send>(_: S) {}
+
+/// The case.
+pub fn case<T: Mirror>(held: HeldMappings<'_, '_, T>) {
+    send(held);
+}
