@@ -24,6 +24,7 @@ static const struct {
 	{ "migrate_copy_ns", "copying" },
 	{ "migrate_install_ns", "installing" },
 };
+
 #define STEPS ARRAY_SIZE(steps)
 
 struct one_way {
