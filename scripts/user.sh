@@ -15,7 +15,7 @@ vgpu() {
 	say "virtual GPU: building"
 	IN_ROOT_DIR=$TOP/tools/testing/vgpu quietly vgpu in_root cargo build --release --locked
 	mkdir -p "$BUILD/bin"
-	cp "$CARGO_TARGET_DIR/release/rsvm-vgpu" "$BUILD/bin/"
+	cp --remove-destination "$CARGO_TARGET_DIR/release/rsvm-vgpu" "$BUILD/bin/"
 }
 
 lib() {
