@@ -11,6 +11,7 @@
 
 #include "kselftest.h"
 #include "gpu.h"
+#include "mem.h"
 #include "svm.h"
 
 extern const char rsvm_gpu_code[], rsvm_gpu_code_end[];
@@ -167,7 +168,7 @@ int gpu_open_device(struct gpu *g, int n)
 		ret = rsvm_vm_create(g->fd, &g->vm);
 	}
 	if (!ret && getenv("RSVM_STAY"))
-		ret = svm_set(g, NULL, 1ull << 47, DRM_RSVM_SVM_ATTR_NO_MIGRATE, 1);
+		ret = svm_set(g, NULL, (1ull << 47) - PAGE, DRM_RSVM_SVM_ATTR_NO_MIGRATE, 1);
 	if (!ret)
 		ret = open_queue(g);
 	if (ret)
