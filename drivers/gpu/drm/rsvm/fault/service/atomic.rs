@@ -331,11 +331,9 @@ impl<M: Mmu> Scratch<M> {
         if leaf.residency.grab(page) {
             self.alone = Some(page_number(range.start()) / GROUP);
         }
-        self.window.fill(Slot::default());
-        self.window[page] = slot;
-        let (done, result) = leaf.shadow.commit(
+        let result = leaf.shadow.commit_page(
             &mut tree.tables,
-            &mut self.window,
+            (page, slot),
             &mut self.reserve,
             |tables, pages| {
                 if let Some(range) = addresses_of(index, pages) {
@@ -346,8 +344,7 @@ impl<M: Mmu> Scratch<M> {
             },
         );
         drop(guard);
-        drop(done.surplus);
-        space.counters.count_ptes(done.ptes);
+        space.counters.ptes_4k.add(1);
         Ok(result?)
     }
 }

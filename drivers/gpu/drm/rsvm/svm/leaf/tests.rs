@@ -2,6 +2,8 @@
 
 //! The leaf against page tables that are plain arrays and check their contract.
 
+mod page;
+
 use super::*;
 use crate::svm::{
     bound::{
@@ -14,6 +16,7 @@ use crate::svm::{
         Cancel,
         Flushed,
         Pdb,
+        Prot,
         Transfer,
         Wedged, //
     }, //
