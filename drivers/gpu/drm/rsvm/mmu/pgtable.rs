@@ -32,7 +32,10 @@ use crate::{
     },
 };
 use kernel::{
-    alloc::KVVec,
+    alloc::{
+        flags::__GFP_NOWARN,
+        KVVec, //
+    },
     device::{
         Bound,
         Device, //
@@ -79,7 +82,8 @@ struct Directory {
 
 impl Directory {
     fn upper(table: Table, entries: usize) -> Result<KBox<Self>> {
-        let mut children = KVVec::with_capacity(entries, GFP_KERNEL)?;
+        // Whoever gets none is told so.
+        let mut children = KVVec::with_capacity(entries, GFP_KERNEL | __GFP_NOWARN)?;
         for _ in 0..entries {
             children.push(None, GFP_KERNEL)?;
         }
@@ -88,7 +92,7 @@ impl Directory {
     }
 
     fn last(table: Table) -> Result<KBox<Self>> {
-        let mut leaves = KVVec::with_capacity(PDE0_ENTRIES, GFP_KERNEL)?;
+        let mut leaves = KVVec::with_capacity(PDE0_ENTRIES, GFP_KERNEL | __GFP_NOWARN)?;
         for _ in 0..PDE0_ENTRIES {
             leaves.push(Leaf::default(), GFP_KERNEL)?;
         }
