@@ -8,7 +8,7 @@
 //! acknowledged before a buffer moves.
 
 mod backing;
-mod bindings;
+mod bound;
 
 use crate::{
     driver::RsvmDriver,
@@ -43,7 +43,7 @@ use kernel::{
 
 pub(crate) use self::{
     backing::Backing,
-    bindings::{
+    bound::{
         Bindings,
         Change,
         Manager, //

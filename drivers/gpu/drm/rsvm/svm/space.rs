@@ -174,8 +174,8 @@ impl_has_work! {
 }
 
 impl<M: Mmu> Space<M> {
-    /// Mirrors `mm` for the device behind `mmu`; in `bindings` nothing is bound. May sleep on mmap_lock. [`Self::detach`] has to be
-    /// called in the end.
+    /// Mirrors `mm` for the device behind `mmu`; in `bindings` nothing is bound. May sleep on
+    /// mmap_lock. [`Self::detach`] has to be called in the end.
     ///
     /// # Errors
     ///
