@@ -344,8 +344,9 @@ impl<M: Mmu> Scratch<M> {
             },
         );
         drop(guard);
+        result?;
         space.counters.ptes_4k.add(1);
-        Ok(result?)
+        Ok(())
     }
 }
 
