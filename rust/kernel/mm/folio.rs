@@ -116,3 +116,75 @@ impl Drop for RamFolio {
         unsafe { bindings::folio_put(self.0.as_ptr()) };
     }
 }
+
+/// Pages of system memory that lie side by side, to be handed out one by one.
+///
+/// What comes back from a device in this way is copied in fewer and larger pieces, and a device
+/// whose page tables know that size maps it with one PTE when it uses it in system memory.
+///
+/// # Invariants
+///
+/// The pages from `next` on, `left` of them, are folios of their own with one reference each, which
+/// is ours.
+pub(super) struct RamBlock {
+    next: Pfn,
+    left: usize,
+}
+
+impl RamBlock {
+    /// Pages of a block, aligned to as many.
+    pub(super) const PAGES: usize = 1 << Self::ORDER;
+    const ORDER: u32 = 4;
+
+    /// Nothing.
+    pub(super) const fn empty() -> Self {
+        Self {
+            next: Pfn::new(0),
+            left: 0,
+        }
+    }
+
+    /// A block, if there is one without any work. `vma` is what it is for: one that says on which
+    /// nodes its pages have to be gets none.
+    pub(super) fn new(vma: Option<&VmaRef>) -> Option<Self> {
+        #[cfg(CONFIG_NUMA)]
+        if let Some(vma) = vma {
+            // SAFETY: The VMA is valid. Its policy is read under `mmap_lock`, as for a fault.
+            if !unsafe { (*vma.as_ptr()).vm_policy }.is_null() {
+                return None;
+            }
+        }
+        // No reclaim, and what is said about it there: others have the pages one by one.
+        let gfp = bindings::GFP_HIGHUSER_MOVABLE & !bindings::GFP_KERNEL;
+        // SAFETY: No requirements.
+        let page = unsafe { bindings::alloc_pages(gfp | bindings::__GFP_NOWARN, Self::ORDER) };
+        if page.is_null() {
+            return None;
+        }
+        // SAFETY: Just allocated, and not compound.
+        unsafe { bindings::split_page(page, Self::ORDER) };
+        // INVARIANT: Split into folios with one reference each.
+        Some(Self {
+            // SAFETY: As above.
+            next: Pfn::new(unsafe { bindings::page_to_pfn(page) }),
+            left: Self::PAGES,
+        })
+    }
+
+    /// The next page.
+    pub(super) fn take(&mut self) -> Option<RamFolio> {
+        self.left = self.left.checked_sub(1)?;
+        let pfn = self.next.as_usize();
+        self.next = Pfn::new(pfn + 1);
+        // SAFETY: By the type invariants it has a `struct page`, which is a folio.
+        let folio = unsafe { bindings::page_folio(bindings::pfn_to_page(pfn)) };
+        // INVARIANT: By the type invariants; it is not ours any more.
+        NonNull::new(folio).map(RamFolio)
+    }
+}
+
+impl Drop for RamBlock {
+    fn drop(&mut self) {
+        while self.take().is_some() {}
+    }
+}

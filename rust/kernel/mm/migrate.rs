@@ -100,7 +100,10 @@ use super::{
         Pfn,
         VirtAddr, //
     },
-    folio::RamFolio,
+    folio::{
+        RamBlock,
+        RamFolio, //
+    },
     memremap::{
         DevFolio,
         DeviceMemory,

@@ -139,15 +139,23 @@ impl<'m, D: DeviceMemory> Collected<'m, D> {
     ) -> Result<Filled<'m, D>> {
         let touched = near.and_then(|(_, addr)| self.range.page_index(addr));
         let (mut filled, mut failed) = (0, false);
-        for page in 0..self.core.count {
+        let mut block = RamBlock::empty();
+        // A large folio is one entry, and takes all the room.
+        let is_large = self.core.count == HUGE_PAGES && self.core.buf.src[0] & COMPOUND != 0;
+        for page in 0..if is_large { 1 } else { self.core.count } {
             let Some(source) = self.source(page) else {
                 continue;
             };
             let addr = VirtAddr::new(self.range.start().as_usize() + page * PAGE_SIZE);
+            if self.is_block(page, addr) {
+                block = RamBlock::new(near.map(|(vma, _)| vma)).unwrap_or(block);
+            }
             let at = near.map(|(vma, _)| (vma, addr));
             let folio = match source.order {
                 Order::Huge => huge.take(),
-                Order::Page => RamFolio::page(at, near.is_none() || touched == Some(page)),
+                Order::Page => block
+                    .take()
+                    .or_else(|| RamFolio::page(at, near.is_none() || touched == Some(page))),
             };
             match folio {
                 Some(folio) => {
@@ -163,5 +171,14 @@ impl<'m, D: DeviceMemory> Collected<'m, D> {
             return Err(ENOMEM);
         }
         Ok(Filled::new(self.core))
+    }
+
+    /// Whether a block of neighbours begins with entry `page`, at `addr`, which all may move.
+    fn is_block(&self, page: usize, addr: VirtAddr) -> bool {
+        let small = |&src: &usize| src & (MIGRATE | VALID | COMPOUND) == MIGRATE | VALID;
+        addr.as_usize() % (RamBlock::PAGES * PAGE_SIZE) == 0
+            && self.core.buf.src[page..self.core.count]
+                .get(..RamBlock::PAGES)
+                .is_some_and(|pages| pages.iter().all(small))
     }
 }

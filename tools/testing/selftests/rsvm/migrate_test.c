@@ -181,6 +181,25 @@ TEST_F(migrate, cpu_fault_neighbourhood)
 }
 
 /*
+ * What comes back lies side by side: 64 KiB are copied in one piece, whatever its
+ * folios. Holds: system memory is taken in blocks where there are some.
+ */
+TEST_F(migrate, back_in_few_pieces)
+{
+	const long long most = SIZE / (64 << 10);
+	long long pieces;
+
+	fill(self->m.p, PAGES, 1);
+	ASSERT_OK(svm_migrate(&self->g, self->m.p, SIZE, TO_VRAM));
+	pieces = device_stat("copy_ops");
+	ASSERT_OK(svm_migrate(&self->g, self->m.p, SIZE, TO_SYSTEM));
+	pieces = device_stat("copy_ops") - pieces;
+	/* Memory may be scattered here and there. */
+	EXPECT_LE(pieces, 4 * most);
+	EXPECT_EQ(0, wrong(self->m.p, PAGES, 1));
+}
+
+/*
  * Pages without memory among those that come back stay without. Holds: a CPU
  * never gets a page that nothing was copied to; it would hold what its last
  * owner left there.
