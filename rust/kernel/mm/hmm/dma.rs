@@ -272,7 +272,14 @@ impl<F> DmaMap<F> {
     /// [`EINVAL`] if `dev` is another device.
     pub fn unmap(&mut self, dev: &Device<Bound>, range: Range<usize>, _proof: &F) -> Result {
         self.check_device(dev)?;
-        for index in range.start..range.end.min(self.addrs.len()) {
+        let range = range.start..range.end.min(self.addrs.len());
+        if self.mapped == 0 {
+            let entries = self.entries_mut().get_mut(range).unwrap_or_default();
+            let revoked = entries.iter_mut().filter(|entry| **entry & REVOKED != 0);
+            revoked.for_each(|entry| *entry = 0);
+            return Ok(());
+        }
+        for index in range {
             if self.entries()[index] & REVOKED == 0 {
                 continue;
             }

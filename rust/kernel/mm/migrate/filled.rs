@@ -10,6 +10,7 @@ use crate::{
     },
     page::PAGE_SHIFT, //
 };
+use core::ops::Range;
 
 /// Pages that are locked at both ends, to be copied.
 #[must_use]
@@ -57,8 +58,14 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
         })
     }
 
+    /// Entries that may have a place to go to: a large folio is one, and takes all the room.
+    fn used(&self) -> Range<usize> {
+        let is_large = self.count != 0 && self.buf.dst[0] & COMPOUND != 0;
+        0..if is_large { 1 } else { self.count }
+    }
+
     fn copies(&self) -> impl Iterator<Item = Copy> + '_ {
-        (0..self.count).filter_map(|page| self.copy(page))
+        self.used().filter_map(|page| self.copy(page))
     }
 
     /// The first system page of a copy.
@@ -148,7 +155,10 @@ impl<'m, D: DeviceMemory> Filled<'m, D> {
     /// Puts the new pages in place for which `copied` says that all of it is certainly there: the
     /// copy is complete, or the zeroes of a hole. The others stay where they are.
     pub fn install(mut self, mut copied: impl FnMut(&Copy) -> bool) -> Installed<'m, D> {
-        for page in 0..self.core.count {
+        for page in self.core.used() {
+            if self.core.buf.dst[page] == 0 {
+                continue;
+            }
             if !self.core.copy(page).is_some_and(|copy| copied(&copy)) {
                 self.core.release(page);
             }
@@ -165,7 +175,7 @@ impl<'m, D: DeviceMemory> Filled<'m, D> {
 /// What is not `UNMAPPED` in `buf.dma` is mapped for `dev`.
 #[must_use]
 pub struct Mapped<'m, 'd, D: DeviceMemory> {
-    /// [`None`] only after [`Self::unmap`].
+    /// [`None`] only after [`Self::into_filled`].
     filled: Option<Filled<'m, D>>,
     dev: &'d Device<Bound>,
 }
@@ -183,8 +193,8 @@ impl<'m, D: DeviceMemory> Mapped<'m, '_, D> {
             return;
         };
         let (dev, direction) = (self.dev.as_raw(), Self::dma_direction(core));
-        for page in 0..core.count {
-            core.buf.dma[page] = UNMAPPED;
+        core.buf.dma[..core.count].fill(UNMAPPED);
+        for page in core.used() {
             let (Some(copy), Some(system)) = (core.copy(page), core.system(page)) else {
                 continue;
             };
@@ -199,21 +209,25 @@ impl<'m, D: DeviceMemory> Mapped<'m, '_, D> {
         }
     }
 
-    fn unmap_all(&mut self) {
+    /// Unmaps what is mapped, and returns what was: a bit for each page.
+    fn unmap_all(&mut self) -> [u64; HUGE_PAGES / 64] {
+        let mut mapped = [0; HUGE_PAGES / 64];
         let Some(Filled { core }) = &mut self.filled else {
-            return;
+            return mapped;
         };
         let (dev, direction) = (self.dev.as_raw(), Self::dma_direction(core));
-        for page in 0..core.count {
+        for page in core.used() {
             let addr = core::mem::replace(&mut core.buf.dma[page], UNMAPPED);
             if addr == UNMAPPED {
                 continue;
             }
+            mapped[page / 64] |= 1 << (page % 64);
             let len = order(core.buf.dst[page]).pages() << PAGE_SHIFT;
             // SAFETY: By the type invariants, with the length it was mapped with: `dst` has not
             // changed.
             unsafe { bindings::dma_unmap_page_attrs(dev, addr, len, direction, 0) };
         }
+        mapped
     }
 
     /// What has to be copied, in order, with where the system memory is on the bus; [`None`] for
@@ -231,25 +245,21 @@ impl<'m, D: DeviceMemory> Mapped<'m, '_, D> {
     /// mapped is there again.
     pub fn unmap(mut self) -> Filled<'m, D> {
         self.unmap_all();
-        // PANIC: `None` only from here on.
-        self.filled.take().expect("not unmapped before")
+        self.into_filled()
     }
 
     /// Takes the pages from the device, which must have stopped to use them, and does what
     /// [`Filled::install`] does. `copied` is asked about what [`Self::copies`] gave.
-    pub fn install(mut self, copied: impl FnMut(&Copy) -> bool) -> Installed<'m, D> {
-        // Which were mapped is forgotten with the mapping.
-        let mut unmapped = [0u64; HUGE_PAGES / 64];
-        if let Some(Filled { core }) = &mut self.filled {
-            for copy in core.copies() {
-                if !copy.hole && core.buf.dma[copy.page] == UNMAPPED {
-                    unmapped[copy.page / 64] |= 1 << (copy.page % 64);
-                }
-            }
-        }
-        let mut copied = copied;
-        self.unmap()
-            .install(|copy| unmapped[copy.page / 64] & 1 << (copy.page % 64) == 0 && copied(copy))
+    pub fn install(mut self, mut copied: impl FnMut(&Copy) -> bool) -> Installed<'m, D> {
+        let mapped = self.unmap_all();
+        let was_mapped = |page: usize| mapped[page / 64] & 1 << (page % 64) != 0;
+        self.into_filled()
+            .install(|copy| (copy.hole || was_mapped(copy.page)) && copied(copy))
+    }
+
+    fn into_filled(mut self) -> Filled<'m, D> {
+        // PANIC: `None` only from here on.
+        self.filled.take().expect("not taken before")
     }
 }
 
@@ -275,7 +285,12 @@ impl<D: DeviceMemory> Installed<'_, D> {
 
     /// How many pages did.
     pub fn pages(&self) -> usize {
-        self.moved().map(|copy| copy.pages).sum()
+        let (src, dst) = (&self.core.buf.src, &self.core.buf.dst);
+        self.core
+            .used()
+            .filter(|&page| is_migrating(src[page]) && dst[page] != 0)
+            .map(|page| order(dst[page]).pages())
+            .sum()
     }
 
     /// Lets the processes go on.
