@@ -76,8 +76,9 @@ const FIRST_CHID: u32 = KERNEL_CHID + 1;
 const RECHECK: Delta = Delta::from_millis(1000);
 /// How often room in a ring, or a batch that is soon done, is looked for.
 const POLL: Delta = Delta::from_micros(20);
-/// So long a batch is looked for before its interrupt is waited for, which costs two wake-ups more:
-/// a good part of what a large page takes.
+/// So long a batch is looked for before an interrupt is asked for. Most are done by then, and the
+/// interrupt would wake a thread of its own and everybody who waits for a fence: a good part of what
+/// a large page takes.
 const SOON: Delta = Delta::from_micros(500);
 
 /// Where bytes lie.
@@ -159,6 +160,16 @@ impl Lane {
         )?;
         debug_assert!(pushed);
         runlist::ring_doorbell(&gpu.regs, runlist::KERNEL, self.channel.chid)
+    }
+
+    /// Has an interrupt come after the batch. Tells whether there was room to say so.
+    fn ask_for_interrupt(&mut self, gpu: &Gpu) -> Result<bool> {
+        match self.channel.rings.push(&[&Methods::interrupt()]) {
+            Err(err) if err == EAGAIN => return Ok(false),
+            other => other?,
+        }
+        runlist::ring_doorbell(&gpu.regs, runlist::KERNEL, self.channel.chid)?;
+        Ok(true)
     }
 
     /// Whether the device stopped the channel, which it does where the engine refuses a launch.
@@ -432,6 +443,7 @@ impl Ticket<'_> {
         // Whatever it says, the loop looks again.
         let lane = &self.batch.lane;
         let _ = read_poll_timeout(|| lane.is_done(), |&done| done, POLL, SOON);
+        let mut asked = false;
         loop {
             let seen = engine.events.current();
             let errors = engine.errors.load(Acquire);
@@ -455,7 +467,16 @@ impl Ticket<'_> {
                 gpu.wedge("a copy was not done in time", ETIMEDOUT);
                 return Err(CopyError::Gone);
             }
-            let until = Instant::now() + left.min(RECHECK);
+            if !asked {
+                asked = match self.batch.lane.ask_for_interrupt(gpu) {
+                    Ok(asked) => asked,
+                    Err(err) => {
+                        gpu.wedge("a copy's interrupt could not be asked for", err);
+                        return Err(CopyError::Gone);
+                    }
+                };
+            }
+            let until = Instant::now() + left.min(if asked { RECHECK } else { SOON });
             let wake = engine
                 .events
                 .wait(seen, WaitMode::Uninterruptible, Some(until));

@@ -96,8 +96,8 @@ impl ThreadedHandler for Subtree {
 }
 
 impl Subtree {
-    /// A user fence or a semaphore of the copy engine was written. All who wait look at memory, so
-    /// that the leaf need not be read.
+    /// A user fence was written, or the copy engine came to where it was asked to tell. All who wait
+    /// look at memory, so that the leaf need not be read.
     fn finished(&self) -> Result {
         // Those who wait for what was done by now need not wait for the register.
         self.gpu.copy.notify();

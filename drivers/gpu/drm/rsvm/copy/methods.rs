@@ -127,7 +127,7 @@ impl Methods {
     }
 
     /// Ends the batch: everything before is visible to all, then `payload` is written to the
-    /// semaphore, then there is an interrupt.
+    /// semaphore.
     pub(super) fn end(&mut self, payload: u32) -> &[u32] {
         if let Some(last) = self.last.take() {
             self.launch(last);
@@ -137,10 +137,20 @@ impl Methods {
         let launch = Launch::zeroed()
             .with_const_transfer::<{ copy::TRANSFER_NONE }>()
             .with_const_semaphore::<{ copy::RELEASE_ONE_WORD }>()
-            .with_const_interrupt::<{ copy::INTERRUPT_NON_BLOCKING }>()
             .with_flush(true);
         self.put(copy::LAUNCH_DMA, &[launch.into_raw()]);
         &self.words
+    }
+
+    /// An interrupt after everything that the channel was told before, of which there was a batch.
+    pub(super) fn interrupt() -> [u32; 2] {
+        let launch = Launch::zeroed()
+            .with_const_transfer::<{ copy::TRANSFER_NONE }>()
+            .with_const_interrupt::<{ copy::INTERRUPT_NON_BLOCKING }>();
+        [
+            method::increasing(SUBCHANNEL, copy::LAUNCH_DMA, 1),
+            launch.into_raw(),
+        ]
     }
 
     /// Operations so far.
@@ -253,15 +263,20 @@ mod tests {
     }
 
     fn end(payload: u32) -> [u32; 6] {
-        // Semaphore high, low, payload; then flush, one word, interrupt, no transfer.
+        // Semaphore high, low, payload; then flush, one word, no transfer.
         [
             header(3, 0x240),
             0,
             SEMAPHORE_VA as u32,
             payload,
             header(1, 0x300),
-            0x4c,
+            0xc,
         ]
+    }
+
+    #[test]
+    fn an_interrupt_moves_nothing() {
+        assert_eq!(Methods::interrupt(), [header(1, 0x300), 0x40]);
     }
 
     #[test]
