@@ -25,7 +25,6 @@ use crate::{
             Mmu,
             Target,
             Transfer,
-            LEAF_PAGES,
             LEAF_SIZE, //
         },
         node::{
@@ -41,7 +40,6 @@ use crate::{
         Wait, //
     },
 };
-use core::ops::Range;
 use kernel::{
     mm::{
         addr::PageRange,
@@ -62,13 +60,6 @@ use kernel::{
 /// Byte offset in device memory of a page there.
 fn offset_of(page: u32) -> u64 {
     u64::from(page) * PAGE_SIZE as u64
-}
-
-/// The first run of pages in `set` from page `from` on.
-pub(crate) fn next_run(set: &PageSet, from: usize) -> Option<Range<usize>> {
-    let start = (from..LEAF_PAGES).find(|&page| set.contains(page))?;
-    let end = (start..LEAF_PAGES).find(|&page| !set.contains(page));
-    Some(start..end.unwrap_or(LEAF_PAGES))
 }
 
 /// Device memory for pages of a leaf. What is not given out goes back.
@@ -153,7 +144,7 @@ impl<D: DeviceMemory> Drop for Stock<'_, D> {
         let mut rest = PageSet::FULL;
         self.given.iter().for_each(|page| rest.remove(page));
         let mut from = 0;
-        while let Some(run) = next_run(&rest, from) {
+        while let Some(run) = rest.next_run(from) {
             // CAST: Less than 512.
             self.vram.free(first + run.start as u32, run.len() as u32);
             from = run.end;
@@ -226,7 +217,7 @@ pub(crate) fn to_vram<M: Mmu>(
     let mut moved = Moved::default();
     let whole = *pages == PageSet::FULL;
     let mut at = 0;
-    while let Some(run) = next_run(pages, at) {
+    while let Some(run) = pages.next_run(at) {
         let Some(range) = addresses_of(index, run.clone()) else {
             break;
         };

@@ -6,6 +6,7 @@
 //! context. A page of the chunk that somebody gives back is therefore seen by the allocator at
 //! once, or the next time it looks; both are right.
 
+use core::ops::Range;
 use kernel::{
     prelude::*,
     sync::atomic::{
@@ -34,6 +35,48 @@ pub(crate) struct PageSet(pub(crate) [u64; CHUNK_PAGES / WORD_PAGES]);
 impl PageSet {
     /// All of them.
     pub(crate) const FULL: Self = Self([u64::MAX; CHUNK_PAGES / WORD_PAGES]);
+
+    /// Those of `pages`, which ends at [`CHUNK_PAGES`] at most.
+    pub(crate) fn range(pages: Range<usize>) -> Self {
+        let mut set = Self::default();
+        for (i, word) in set.0.iter_mut().enumerate() {
+            let within = |page: usize| page.saturating_sub(i * WORD_PAGES).min(WORD_PAGES);
+            let (start, end) = (within(pages.start), within(pages.end));
+            if start < end {
+                *word = u64::MAX >> (WORD_PAGES - (end - start)) << start;
+            }
+        }
+        set
+    }
+
+    /// Those that are in `other`, too.
+    pub(crate) fn and(mut self, other: &Self) -> Self {
+        for (word, other) in self.0.iter_mut().zip(&other.0) {
+            *word &= other;
+        }
+        self
+    }
+
+    /// The first run of pages in it from page `from` on.
+    pub(crate) fn next_run(&self, from: usize) -> Option<Range<usize>> {
+        let start = self.first(from, |word| word)?;
+        let end = self.first(start, |word| !word);
+        Some(start..end.unwrap_or(CHUNK_PAGES))
+    }
+
+    /// The first bit from `from` on that is set in what `of` makes of its word.
+    fn first(&self, from: usize, of: impl Fn(u64) -> u64) -> Option<usize> {
+        let skipped = from / WORD_PAGES;
+        let words = self.0.get(skipped..)?;
+        words.iter().enumerate().find_map(|(i, &word)| {
+            let mut bits = of(word);
+            if i == 0 {
+                bits &= u64::MAX << (from % WORD_PAGES);
+            }
+            // CAST: Widening.
+            (bits != 0).then(|| (skipped + i) * WORD_PAGES + bits.trailing_zeros() as usize)
+        })
+    }
 
     pub(crate) fn len(&self) -> usize {
         // CAST: Widening.
@@ -283,6 +326,26 @@ mod tests {
         assert!(set.contains_group(16) && !set.contains_group(0) && !set.contains_group(32));
         assert_eq!(set.len(), 16);
         assert!(set.iter().eq(16..32));
+    }
+
+    #[test]
+    fn a_set_knows_its_runs() {
+        assert!(PageSet::range(0..CHUNK_PAGES) == PageSet::FULL);
+        assert!(PageSet::range(7..7).is_empty());
+        for pages in [0..1, 63..64, 60..70, 64..128, 1..511, 500..512] {
+            let set = PageSet::range(pages.clone());
+            assert!(set.iter().eq(pages.clone()));
+            assert_eq!(set.next_run(0), Some(pages.clone()));
+            assert_eq!(set.next_run(pages.start), Some(pages.clone()));
+            assert_eq!(set.next_run(pages.end), None);
+        }
+        let mut set = PageSet::range(10..300);
+        set.remove(64);
+        assert_eq!(set.next_run(0), Some(10..64));
+        assert_eq!(set.next_run(64), Some(65..300));
+        assert_eq!(set.next_run(299), Some(299..300));
+        let around = set.and(&PageSet::range(62..67));
+        assert!(around.iter().eq([62, 63, 65, 66]));
     }
 
     /// One thread takes, as under the allocator's lock, while others give back: no page is handed

@@ -10,7 +10,6 @@ use super::leaf::{
 use crate::{
     migrate::{
         self,
-        next_run,
         Moved,
         Stock, //
     },
@@ -256,7 +255,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         counters.pages_to_vram.add(pages.len());
         counters.pages_zeroed.add(zeroed);
         let mut from = 0;
-        while let Some(run) = next_run(&pages, from) {
+        while let Some(run) = pages.next_run(from) {
             from = run.end;
             let addr = index * LEAF_SIZE + run.start * PAGE_SIZE;
             let len = run.len() * PAGE_SIZE;

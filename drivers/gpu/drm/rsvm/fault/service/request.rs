@@ -13,10 +13,7 @@ use super::{
     Scratch, //
 };
 use crate::{
-    migrate::{
-        self,
-        next_run, //
-    },
+    migrate,
     svm::{
         bound::Bindings,
         device::{
@@ -26,6 +23,7 @@ use crate::{
         },
         node::{
             addresses_of,
+            vram_page,
             Mirrored, //
         },
         policy::{
@@ -175,22 +173,22 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let Some((pagemap, _)) = space.mmu.memory() else {
             return Ok(());
         };
+        let wanted = PageSet::range(pages.clone());
+        let mut mapped = self.is_mapped_in_vram(&pages).then_some(wanted);
         for _ in 0..ATTEMPTS {
-            let seen = match self.look(&node, window) {
-                Err(Missed::Collided) => continue,
-                seen => seen?,
+            let away = match mapped.take() {
+                Some(away) => away,
+                None => match self.look(&node, window) {
+                    Err(Missed::Collided) => continue,
+                    seen => wanted.and(&seen?.device),
+                },
             };
-            let mut away = PageSet::default();
-            pages
-                .clone()
-                .filter(|&page| seen.device.contains(page))
-                .for_each(|page| away.insert(page));
             if away.is_empty() {
                 return Ok(());
             }
             space.pt.lock().book_mut().migrating = self.addresses(0..LEAF_PAGES);
             let (mut moved, mut from) = (0, 0);
-            while let Some(run) = next_run(&away, from) {
+            while let Some(run) = away.next_run(from) {
                 from = run.end;
                 let Some(range) = self.addresses(run) else {
                     continue;
@@ -216,8 +214,25 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
                 let len = moved * PAGE_SIZE;
                 space.sink.migrated(addr as u64, len, Location::System);
             }
+            if moved == away.len() {
+                return Ok(());
+            }
         }
         Ok(())
+    }
+
+    /// Whether the device has all of `pages` mapped, in device memory. Then nobody else has to be
+    /// asked where they are, which takes a good part of what their way takes.
+    fn is_mapped_in_vram(&self, pages: &Range<usize>) -> bool {
+        let Some(addresses) = self.addresses(pages.clone()) else {
+            return false;
+        };
+        let guard = self.space.pt.lock();
+        let leaf = guard.pt().leaves.get(&self.index);
+        leaf.is_some_and(|leaf| {
+            let is_there = |page: usize| vram_page(leaf.shadow.slot(page)).is_some();
+            guard.book().bindings.is_free(addresses) && pages.clone().all(is_there)
+        })
     }
 
     /// Tells where `pages` are.
