@@ -127,7 +127,7 @@ TEST_F(fair, everybody_gets_on)
 		.threads = variant->threads,
 		.endless = true,
 	};
-	uint64_t rounds = scaled(ROUNDS);
+	uint64_t rounds = ROUNDS;
 	int64_t begun, took;
 	long long grabs;
 
