@@ -295,9 +295,7 @@ TEST_F(atomic_mm, ksm)
 	if (madvise(self->m.p, 64 * PAGE, MADV_MERGEABLE))
 		SKIP(return, "no KSM");
 	memset(self->m.p, 0x77, 64 * PAGE);
-	ASSERT_OK(sys_write("/sys/kernel/mm/ksm/pages_to_scan", "10000"));
-	ASSERT_OK(sys_write("/sys/kernel/mm/ksm/sleep_millisecs", "1"));
-	ASSERT_OK(sys_write("/sys/kernel/mm/ksm/run", "1"));
+	ASSERT_OK(ksm_start());
 	for (int r = 0; r < 20; r++) {
 		ASSERT_OK(gpu_run(&self->g, GPU_SYM_k_atomic, &args, 64));
 		usleep(20000);
@@ -311,11 +309,11 @@ TEST_F(atomic_mm, ksm)
 	for (int i = 0; i < 64; i++) {
 		EXPECT_EQ(0x7777777777777777 + !(i & 1), *word_at(self->m.p, i * PAGE));
 	}
-	ASSERT_OK(sys_write("/sys/kernel/mm/ksm/run", "2"));
+	ASSERT_OK(ksm_split());
 	for (int i = 0; i < 64; i++) {
 		EXPECT_EQ(0x7777777777777777 + !(i & 1), gpu_peek(&self->g, self->m.p + i * PAGE));
 	}
-	sys_write("/sys/kernel/mm/ksm/run", "0");
+	ksm_stop();
 }
 
 /*

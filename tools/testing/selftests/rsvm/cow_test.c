@@ -268,9 +268,7 @@ TEST(ksm)
 	ASSERT_OK(gpu_over(&g, GPU_SYM_k_write, m.p, PAGE, 64, 0, NULL));
 	for (int i = 0; i < 64; i++)
 		*word_at(m.p, i * PAGE) = 0x7777777777777777;
-	ASSERT_OK(sys_write("/sys/kernel/mm/ksm/pages_to_scan", "10000"));
-	ASSERT_OK(sys_write("/sys/kernel/mm/ksm/sleep_millisecs", "1"));
-	ASSERT_OK(sys_write("/sys/kernel/mm/ksm/run", "1"));
+	ASSERT_OK(ksm_start());
 	for (int i = 0; i < 600 && !merged; i++) {
 		usleep(50000);
 		merged = mem_kpageflags(m.p) & KPF_KSM &&
@@ -283,11 +281,11 @@ TEST(ksm)
 	for (int i = 0; i < 64; i++) {
 		EXPECT_EQ(i & 1 ? 0x7777777777777777 : 1 + i / 2, *word_at(m.p, i * PAGE));
 	}
-	ASSERT_OK(sys_write("/sys/kernel/mm/ksm/run", "2"));
+	ASSERT_OK(ksm_split());
 	for (int i = 0; i < 64; i++) {
 		EXPECT_EQ(i & 1 ? 0x7777777777777777 : 1 + i / 2, gpu_peek(&g, m.p + i * PAGE));
 	}
-	sys_write("/sys/kernel/mm/ksm/run", "0");
+	ksm_stop();
 	gpu_close(&g);
 	mem_put(&m);
 }

@@ -453,9 +453,7 @@ TEST_F(migrate, ksm)
 	if (madvise(self->m.p, SIZE, MADV_MERGEABLE))
 		SKIP(return, "no KSM");
 	memset(self->m.p, 0x77, pages * PAGE);
-	ASSERT_OK(sys_write("/sys/kernel/mm/ksm/pages_to_scan", "10000"));
-	ASSERT_OK(sys_write("/sys/kernel/mm/ksm/sleep_millisecs", "1"));
-	ASSERT_OK(sys_write("/sys/kernel/mm/ksm/run", "1"));
+	ASSERT_OK(ksm_start());
 	ASSERT_TRUE(merged(self->m.p, pages));
 	ASSERT_OK(svm_migrate(&self->g, self->m.p, pages * PAGE, TO_VRAM));
 	EXPECT_EQ(0, svm_in_vram(&self->g, self->m.p, pages * PAGE));
@@ -468,8 +466,8 @@ TEST_F(migrate, ksm)
 	for (size_t i = 1; i < pages; i++) {
 		EXPECT_EQ(0x7777777777777777, gpu_peek(&self->g, self->m.p + i * PAGE));
 	}
-	ASSERT_OK(sys_write("/sys/kernel/mm/ksm/run", "2"));
-	sys_write("/sys/kernel/mm/ksm/run", "0");
+	ASSERT_OK(ksm_split());
+	ksm_stop();
 }
 
 /* Atomics work in device memory, and move what is elsewhere there if asked to. */

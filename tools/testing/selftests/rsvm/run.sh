@@ -76,6 +76,8 @@ run() {
 	{ timeout -k 10 "$limit" "$prog" $options 2>&1; echo $? > "$tmp/status"; } |
 		tee "$tmp/tap"
 	status=$(cat "$tmp/status")
+	# A test that failed may not have come to this.
+	[ ! -e /sys/kernel/mm/ksm/run ] || echo 0 > /sys/kernel/mm/ksm/run
 	echo "# $name: $(($(date +%s) - start)) s"
 	ok=$(grep -c '^ok .*# SKIP' "$tmp/tap")
 	skipped=$((skipped + ok))

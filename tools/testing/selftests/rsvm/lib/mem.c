@@ -31,6 +31,27 @@ int sys_write(const char *path, const char *value)
 	return n;
 }
 
+#define KSM_DIR "/sys/kernel/mm/ksm/"
+
+int ksm_start(void)
+{
+	int ret = sys_write(KSM_DIR "pages_to_scan", "10000");
+
+	if (!ret)
+		ret = sys_write(KSM_DIR "sleep_millisecs", "1");
+	return ret ? ret : sys_write(KSM_DIR "run", "1");
+}
+
+int ksm_split(void)
+{
+	return sys_write(KSM_DIR "run", "2");
+}
+
+void ksm_stop(void)
+{
+	sys_write(KSM_DIR "run", "0");
+}
+
 long long sys_read(const char *path)
 {
 	char buf[64] = "";

@@ -64,6 +64,13 @@ size_t mem_swap_used(void);
 
 /* Writes @value to the file at @path; -errno. */
 int sys_write(const char *path, const char *value);
+/* Has KSM scan what is advised to be merged as fast as it can. */
+int ksm_start(void);
+/* Splits what was merged. */
+int ksm_split(void);
+/* What was merged stays. */
+void ksm_stop(void);
+
 /* Reads a number from the file at @path; -1 if it cannot be read. */
 long long sys_read(const char *path);
 

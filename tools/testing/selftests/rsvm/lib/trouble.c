@@ -8,8 +8,6 @@
 #include "svm.h"
 #include "trouble.h"
 
-#define KSM "/sys/kernel/mm/ksm/"
-
 static void migrate(struct trouble *t)
 {
 	svm_migrate_start(t->g, t->p, t->size, TO_VRAM, NULL, 0);
@@ -57,11 +55,8 @@ static void *make_trouble(void *arg)
 
 int trouble_begin(struct trouble *t, unsigned int kinds, struct gpu *g, void *p, size_t size)
 {
-	if (kinds & 1 << TROUBLE_KSM && !madvise(p, size, MADV_MERGEABLE)) {
-		sys_write(KSM "pages_to_scan", "1000");
-		sys_write(KSM "sleep_millisecs", "5");
-		sys_write(KSM "run", "1");
-	}
+	if (kinds & 1 << TROUBLE_KSM && !madvise(p, size, MADV_MERGEABLE))
+		ksm_start();
 	for (int k = 0; k < TROUBLES; k++) {
 		t[k] = (struct trouble){ .kind = k, .g = g, .p = p, .size = size };
 		if (!(kinds & 1 << k))
@@ -80,5 +75,5 @@ void trouble_end(struct trouble *t)
 	for (int k = 0; k < TROUBLES; k++)
 		if (t[k].running)
 			pthread_join(t[k].thread, NULL);
-	sys_write(KSM "run", "0");
+	ksm_stop();
 }
