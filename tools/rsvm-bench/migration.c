@@ -33,7 +33,18 @@ struct one_way {
 
 struct both_ways {
 	struct one_way there, back;
+	/* Back because the CPU reads it. */
+	struct rounds read;
 };
+
+static uint64_t read_ns(const volatile char *p, size_t size)
+{
+	uint64_t start = now_ns();
+
+	for (size_t at = 0; at < size; at += PAGE)
+		(void)p[at];
+	return now_ns() - start;
+}
 
 static void timed(struct bench *bench, struct one_way *out, void *p, size_t size, uint32_t where)
 {
@@ -56,6 +67,8 @@ static void ours(struct bench *bench, struct both_ways *out, size_t size, bool h
 	fill(p, mapped);
 	timed(bench, &out->there, p, size, DRM_RSVM_SVM_LOCATION_VRAM);
 	timed(bench, &out->back, p, size, DRM_RSVM_SVM_LOCATION_SYSTEM);
+	migrate(bench, p, size, DRM_RSVM_SVM_LOCATION_VRAM);
+	add_round(&out->read, read_ns(p, size));
 	munmap(p, mapped);
 }
 
@@ -83,6 +96,8 @@ static void peers(struct both_ways *out, size_t size, bool huge, void *mirror)
 	start = now_ns();
 	peer_to_system(p, size, mirror);
 	add_round(&out->back.all, now_ns() - start);
+	peer_to_device(p, size, mirror);
+	add_round(&out->read, read_ns(p, size));
 	munmap(p, mapped);
 }
 
@@ -118,6 +133,8 @@ void bench_migration(struct bench *bench)
 		snprintf(name, sizeof(name), "to system memory, %s", cases[i].name);
 		report(name, "ns", median(&mine.back.all), median(&peer.back.all),
 		       median(&copy));
+		snprintf(name, sizeof(name), "to system memory, read by the CPU, %s", cases[i].name);
+		report(name, "ns", median(&mine.read), median(&peer.read), median(&copy));
 		if (cases[i].size == 2 * MIB) {
 			report_steps("to device memory", cases[i].name, &mine.there);
 			report_steps("to system memory", cases[i].name, &mine.back);
