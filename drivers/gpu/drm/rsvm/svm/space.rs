@@ -21,6 +21,7 @@ use super::{
         Tables, //
     },
     node::{
+        addresses_of,
         Book,
         Leaves,
         Mirrored,
@@ -44,6 +45,7 @@ use crate::fault::{
     FaultInfo, //
 };
 use crate::vram::Client;
+use core::ops::Range;
 use kernel::{
     mm::{
         addr::{
@@ -378,6 +380,17 @@ impl<M: Mmu> Space<M> {
         guard.book_mut().nodes.insert(node);
         self.counters.intervals.add(1);
         Ok(watched)
+    }
+
+    /// What flushes pages of the leaf `index` when their PTEs change. Nothing is given back: the same
+    /// pages are mapped again. Sleeps, bounded.
+    pub(crate) fn flush(&self, index: usize) -> impl FnOnce(&M::Tables, Range<usize>) + '_ {
+        move |tables, pages| {
+            if let Some(range) = addresses_of(index, pages) {
+                let flush = self.mmu.invalidate(tables, Some(range));
+                let _ = self.mmu.wait(flush);
+            }
+        }
     }
 
     /// Takes the whole address space away from the device, for good: no PTE is left, the device

@@ -50,7 +50,6 @@ use crate::{
         },
         leaf::Slot,
         node::{
-            addresses_of,
             leaf_index,
             Mirrored, //
         },
@@ -335,13 +334,7 @@ impl<M: Mmu> Scratch<M> {
             &mut tree.tables,
             (page, slot),
             &mut self.reserve,
-            |tables, pages| {
-                if let Some(range) = addresses_of(index, pages) {
-                    let flush = space.mmu.invalidate(tables, Some(range));
-                    // Nothing is given back here: the same pages are mapped again.
-                    let _ = space.mmu.wait(flush);
-                }
-            },
+            space.flush(index),
         );
         drop(guard);
         result?;

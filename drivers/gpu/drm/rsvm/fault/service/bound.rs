@@ -143,13 +143,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             &mut tree.tables,
             &mut scratch.window,
             &mut scratch.reserve,
-            |tables, pages| {
-                if let Some(range) = addresses_of(index, pages) {
-                    let flush = space.mmu.invalidate(tables, Some(range));
-                    // Nothing is given back here: the same pages are mapped again.
-                    let _ = space.mmu.wait(flush);
-                }
-            },
+            space.flush(index),
         );
         let settled = settle(&mut scratch.wanted, |page| leaf.shadow.slot(page));
         drop(guard);

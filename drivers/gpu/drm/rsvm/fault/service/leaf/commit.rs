@@ -188,13 +188,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
 
         let (done, result) =
             leaf.shadow
-                .commit(&mut tree.tables, slots, reserve, |tables, pages| {
-                    if let Some(range) = addresses_of(index, pages) {
-                        let flush = space.mmu.invalidate(tables, Some(range));
-                        // Nothing is given back here: the same pages are mapped again.
-                        let _ = space.mmu.wait(flush);
-                    }
-                });
+                .commit(&mut tree.tables, slots, reserve, space.flush(index));
         if leaf.shadow.slot(0).size() == PageSize::Size2M {
             if let Some(first) = vram_page(leaf.shadow.slot(0)) {
                 leaf.residency.arrive_huge(first);
@@ -203,7 +197,9 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let strongest = wanted.iter().flatten().copied().max();
         let settled = settle(wanted, |page| leaf.shadow.slot(page));
         drop(guard);
-        if let (Some(held), Some(pdb)) = (held, space.pdb()) {
+        // What was not mapped is not to be tried again.
+        let served = held.filter(|_| settled.count != 0);
+        if let (Some(held), Some(pdb)) = (served, space.pdb()) {
             space.counters.replays.add(1);
             // A device that does not acknowledge has been stopped.
             let _ = space.mmu.replay(pdb, window);
