@@ -133,7 +133,8 @@ void bench_migration(struct bench *bench)
 		snprintf(name, sizeof(name), "to system memory, %s", cases[i].name);
 		report(name, "ns", median(&mine.back.all), median(&peer.back.all),
 		       median(&copy));
-		snprintf(name, sizeof(name), "to system memory, read by the CPU, %s", cases[i].name);
+		snprintf(name, sizeof(name), "to system memory, read by the CPU, %s",
+			 cases[i].name);
 		report(name, "ns", median(&mine.read), median(&peer.read), median(&copy));
 		if (cases[i].size == 2 * MIB) {
 			report_steps("to device memory", cases[i].name, &mine.there);
