@@ -154,10 +154,12 @@ impl RamBlock {
                 return None;
             }
         }
-        // No reclaim, and what is said about it there: others have the pages one by one.
-        let gfp = bindings::GFP_HIGHUSER_MOVABLE & !bindings::GFP_KERNEL;
+        // As for a huge page, but no folio yet, and without any reclaim: where memory is short, pages
+        // are had one by one.
+        let gfp =
+            bindings::GFP_TRANSHUGE & !(bindings::GFP_KERNEL | 1 << bindings::___GFP_COMP_BIT);
         // SAFETY: No requirements.
-        let page = unsafe { bindings::alloc_pages(gfp | bindings::__GFP_NOWARN, Self::ORDER) };
+        let page = unsafe { bindings::alloc_pages(gfp, Self::ORDER) };
         if page.is_null() {
             return None;
         }
