@@ -9,41 +9,26 @@
 //! Lock order: a channel's lock is inside of folio locks, outside of the runlist lock; nothing of
 //! mm is entered under it. A thread has one batch at a time.
 
+mod lane;
 mod methods;
 
 use crate::{
-    dma::DmaBuffer,
     gpu::Gpu,
     hal::Hal,
     mmu::{
         pool::TablePool,
         tlb::KERNEL_CHID, //
     },
-    queue::{
-        channel::{
-            Channel,
-            Role, //
-        },
-        runlist, //
-    },
-    regs::{
-        NV_CHANNEL_STATUS,
-        NV_LCE_STATUS, //
-    },
-    reset::BOUND,
+    reset::BOUND, //
 };
 use kernel::{
     device::{
         Bound,
         Device, //
     },
-    io::{
-        poll::read_poll_timeout,
-        register::Array,
-        Io, //
-    },
-    new_event_count, new_mutex,
-    page::PAGE_SIZE,
+    io::poll::read_poll_timeout,
+    new_event_count,
+    new_mutex,
     prelude::*,
     sync::{
         atomic::{
@@ -64,9 +49,9 @@ use kernel::{
         Delta,
         Instant,
         Monotonic, //
-    },
+    }, //
 };
-use methods::Methods;
+use lane::Lane;
 
 /// How many batches are under way at once.
 const CHANNELS: u32 = 4;
@@ -106,107 +91,6 @@ impl From<CopyError> for Error {
             CopyError::Failed => EIO,
             CopyError::Gone => ENODEV,
         }
-    }
-}
-
-/// A channel to the copy engine.
-struct Lane {
-    channel: Channel,
-    methods: Methods,
-    /// Number of the last batch that is done.
-    semaphore: DmaBuffer<u32>,
-    /// Number of the batch that is under way, or was last.
-    number: u32,
-}
-
-impl Lane {
-    fn new(
-        dev: &Device<Bound>,
-        hal: &'static dyn Hal,
-        pool: &Arc<TablePool>,
-        chid: u32,
-    ) -> Result<Self> {
-        let semaphore = DmaBuffer::new(dev, PAGE_SIZE / size_of::<u32>())?;
-        let role = Role::Copy {
-            semaphore: semaphore.addr(),
-        };
-        Ok(Self {
-            channel: Channel::new(dev, hal, pool, chid, role)?,
-            methods: Methods::new()?,
-            semaphore,
-            number: 0,
-        })
-    }
-
-    fn is_done(&self) -> Result<bool> {
-        Ok(self.semaphore.read(0)? == self.number)
-    }
-
-    /// Sends the methods as batch `number`.
-    fn send(&mut self, gpu: &Gpu) -> Result {
-        self.number = self.number.wrapping_add(1);
-        let rings = &mut self.channel.rings;
-        let words = self.methods.end(self.number);
-        // TIMEOUT: All batches before are done; the device has yet to write that it is through
-        // with their words.
-        let pushed = read_poll_timeout(
-            || match rings.push(&[words]) {
-                Err(err) if err == EAGAIN => Ok(false),
-                other => other.map(|()| true),
-            },
-            |&pushed| pushed,
-            POLL,
-            BOUND,
-        )?;
-        debug_assert!(pushed);
-        runlist::ring_doorbell(&gpu.regs, runlist::KERNEL, self.channel.chid)
-    }
-
-    /// Has an interrupt come after the batch. Tells whether there was room to say so.
-    fn ask_for_interrupt(&mut self, gpu: &Gpu) -> Result<bool> {
-        match self.channel.rings.push(&[&Methods::interrupt()]) {
-            Err(err) if err == EAGAIN => return Ok(false),
-            other => other?,
-        }
-        runlist::ring_doorbell(&gpu.regs, runlist::KERNEL, self.channel.chid)?;
-        Ok(true)
-    }
-
-    /// Whether the device stopped the channel, which it does where the engine refuses a launch.
-    fn has_stopped(&self, gpu: &Gpu) -> Result<bool> {
-        // CAST: Widening.
-        let index = self.channel.chid as usize;
-        let status = gpu
-            .regs
-            .with(|bar| NV_CHANNEL_STATUS::try_at(index).map(|at| bar.read(at)))?
-            .ok_or(EINVAL)?;
-        Ok(status.engine_faulted() || status.pbdma_faulted())
-    }
-
-    /// Makes a channel that was stopped ready for the next batch.
-    fn restart(&mut self, gpu: &Gpu) -> Result {
-        let regs = &gpu.regs;
-        let chid = self.channel.chid;
-        let mut runlist = gpu.kernel_runlist.lock();
-        runlist::disable(regs, chid)?;
-        {
-            let _turn = gpu.preemption.lock();
-            runlist.preempt(regs, chid)?;
-            // TIMEOUT: Nothing of a channel that was stopped is under way; see `BOUND`.
-            read_poll_timeout(
-                || runlist.preempting(regs),
-                |&preempting| !preempting,
-                POLL,
-                BOUND,
-            )?;
-        }
-        runlist.remove(regs, chid)?;
-        let errors = NV_LCE_STATUS::zeroed()
-            .with_launch_error(true)
-            .with_invalid_config(true);
-        regs.with(|bar| bar.write_reg(errors))?;
-        self.channel.reset()?;
-        runlist.add(regs, &self.channel)
     }
 }
 
