@@ -181,6 +181,27 @@ TEST_F(migrate, cpu_fault_neighbourhood)
 }
 
 /*
+ * A leaf of many mappings moves there and back as a whole. Holds: what lies behind
+ * the end of a mapping has its turn.
+ */
+TEST_F(migrate, many_mappings)
+{
+	struct drm_rsvm_svm_get_attr where;
+	const size_t step = 64 << 10;
+
+	fill(self->m.p, PAGES, 1);
+	for (size_t at = 0; at < SIZE; at += 2 * step)
+		ASSERT_EQ(0, madvise(self->m.p + at, step, MADV_DONTFORK));
+	ASSERT_OK(svm_migrate(&self->g, self->m.p, SIZE, TO_VRAM));
+	ASSERT_OK(svm_look(&self->g, self->m.p, SIZE, &where, self->where));
+	EXPECT_EQ(SIZE, where.vram);
+	ASSERT_OK(svm_migrate(&self->g, self->m.p, SIZE, TO_SYSTEM));
+	ASSERT_OK(svm_look(&self->g, self->m.p, SIZE, &where, self->where));
+	EXPECT_EQ(SIZE, where.system);
+	EXPECT_EQ(0, wrong(self->m.p, PAGES, 1));
+}
+
+/*
  * What comes back lies side by side: 64 KiB are copied in one piece, whatever its
  * folios. Holds: system memory is taken in blocks where there are some.
  */

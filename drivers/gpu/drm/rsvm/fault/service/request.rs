@@ -190,9 +190,11 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             let (mut moved, mut from) = (0, 0);
             while let Some(run) = away.next_run(from) {
                 from = run.end;
-                let Some(range) = self.addresses(run) else {
+                let mapped = self.addresses(run);
+                let Some(range) = mapped.and_then(|range| self.session.first_mapped(range)) else {
                     continue;
                 };
+                from = page_in_leaf(range.start()) + range.pages();
                 let whole = away == PageSet::FULL;
                 let (session, buf) = (&mut *self.session, &mut self.scratch.migration);
                 let result = migrate::to_system(
