@@ -144,13 +144,19 @@ impl RamBlock {
         }
     }
 
-    /// A block, if there is one without any work. `vma` is what it is for: one that says on which
-    /// nodes its pages have to be gets none.
+    /// A block, if there is one without any work. `vma` is what it is for: one that has a say in
+    /// where its pages are gets none.
     pub(super) fn new(vma: Option<&VmaRef>) -> Option<Self> {
         #[cfg(CONFIG_NUMA)]
         if let Some(vma) = vma {
-            // SAFETY: The VMA is valid. Its policy is read under `mmap_lock`, as for a fault.
-            if !unsafe { (*vma.as_ptr()).vm_policy }.is_null() {
+            // SAFETY: The VMA is valid. What says where its pages are is read under `mmap_lock`, as
+            // for a fault.
+            let has_policy = unsafe {
+                let vma = &*vma.as_ptr();
+                let ops = vma.vm_ops.as_ref();
+                !vma.vm_policy.is_null() || ops.is_some_and(|ops| ops.get_policy.is_some())
+            };
+            if has_policy {
                 return None;
             }
         }
