@@ -441,7 +441,12 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
                 // There is room for as many as there are faults.
                 let _ = self.scratch.atomics.push_within_capacity(*fault);
             }
-            self.scratch.wanted[page] = waiting.weaker(Access::Atomic);
+            let weaker = waiting.weaker(Access::Atomic);
+            if weaker.is_none() {
+                // Atomics have a replay of their own.
+                self.scratch.lost.forget(waiting.addr());
+            }
+            self.scratch.wanted[page] = weaker;
         }
     }
 }

@@ -196,9 +196,11 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         }
         let strongest = wanted.iter().flatten().copied().max();
         let settled = settle(wanted, |page| leaf.shadow.slot(page));
+        let usable = leaf.shadow.slot(first).is_live();
         drop(guard);
-        // What was not mapped is not to be tried again.
-        let served = held.filter(|_| settled.count != 0);
+        // What was not mapped is not to be tried again. With a page that some can use, though not
+        // for what all want, these get on.
+        let served = held.filter(|_| usable);
         if let (Some(held), Some(pdb)) = (served, space.pdb()) {
             space.counters.replays.add(1);
             // A device that does not acknowledge has been stopped.
