@@ -107,7 +107,7 @@ TEST_F(swap, out_while_counting)
 		.out = self->out,
 	};
 	ASSERT_OK(gpu_launch(&self->g, GPU_SYM_k_count, &self->args, RUNNERS));
-	for (int r = 0; r < 20; r++) {
+	for (int r = 0; r < scaled(20); r++) {
 		ASSERT_OK(push_out(&self->m, SIZE));
 		out += evicted(&self->m, SIZE);
 		usleep(2000);
