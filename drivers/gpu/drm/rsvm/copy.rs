@@ -59,7 +59,7 @@ const FIRST_CHID: u32 = KERNEL_CHID + 1;
 
 /// How often a waiter looks without having been woken: a device that was pulled out says nothing.
 const RECHECK: Delta = Delta::from_millis(1000);
-/// How often room in a ring, or a batch that is soon done, is looked for.
+/// How often a batch that is soon done, or a preempt, is looked for.
 const POLL: Delta = Delta::from_micros(20);
 /// So long a batch is looked for before an interrupt is asked for. Most are done by then, and the
 /// interrupt would wake a thread of its own and everybody who waits for a fence: a good part of what

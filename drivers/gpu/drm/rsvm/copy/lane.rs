@@ -75,20 +75,10 @@ impl Lane {
     /// Sends the methods as batch `number`.
     pub(super) fn send(&mut self, gpu: &Gpu) -> Result {
         self.number = self.number.wrapping_add(1);
-        let rings = &mut self.channel.rings;
         let words = self.methods.end(self.number);
-        // TIMEOUT: All batches before are done; the device has yet to write that it is through
-        // with their words.
-        let pushed = read_poll_timeout(
-            || match rings.push(&[words]) {
-                Err(err) if err == EAGAIN => Ok(false),
-                other => other.map(|()| true),
-            },
-            |&pushed| pushed,
-            POLL,
-            BOUND,
-        )?;
-        debug_assert!(pushed);
+        // All batches before are done; the device has yet to write that it is through with their
+        // words.
+        self.channel.rings.push_when_free(&[words])?;
         runlist::ring_doorbell(&gpu.regs, runlist::KERNEL, self.channel.chid)
     }
 

@@ -316,17 +316,7 @@ impl Tlb {
         let number = sender.last + 1;
         let release = release(number);
         let rings = &mut sender.channel.rings;
-        // TIMEOUT: The ring holds hundreds of pushes, the device takes them one after the other.
-        let pushed = read_poll_timeout(
-            || match rings.push(&[program.words(), &release]) {
-                Err(err) if err == EAGAIN => Ok(false),
-                other => other.map(|()| true),
-            },
-            |&pushed| pushed,
-            POLL,
-            BOUND,
-        )?;
-        debug_assert!(pushed);
+        rings.push_when_free(&[program.words(), &release])?;
         sender.last = number;
         runlist::ring_doorbell(regs, runlist::KERNEL, KERNEL_CHID)?;
         Ok(Some(Ticket(number)))

@@ -12,15 +12,21 @@ use crate::{
         GpEntryHi,
         GpEntryLo, //
     },
+    reset::BOUND, //
 };
 use kernel::{
     device::{
         Bound,
         Device, //
     },
+    io::poll::read_poll_timeout,
     prelude::*,
-    sync::barrier, //
+    sync::barrier,
+    time::Delta, //
 };
+
+/// How often room in a ring is looked for.
+const POLL: Delta = Delta::from_micros(20);
 
 /// GP entries; a power of two, and as many as fit a page.
 pub(crate) const GP_ENTRIES: usize = 512;
@@ -194,6 +200,26 @@ impl PushBuffer {
         self.userd.write(userd::GP_PUT, self.ring.put as u32)?;
         barrier::dma_mb(barrier::Write);
         Ok(())
+    }
+
+    /// As [`push`](Self::push), but waits while the ring is full. Sleeps, bounded.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`push`](Self::push), but `ETIMEDOUT` for `EAGAIN`.
+    pub(crate) fn push_when_free(&mut self, parts: &[&[u32]]) -> Result {
+        // TIMEOUT: The device takes the kernel's pushes one after the other, and waits for no
+        // service of a fault meanwhile; see `BOUND`.
+        read_poll_timeout(
+            || match self.push(parts) {
+                Err(err) if err == EAGAIN => Ok(false),
+                other => other.map(|()| true),
+            },
+            |&pushed| pushed,
+            POLL,
+            BOUND,
+        )
+        .map(|_| ())
     }
 }
 
