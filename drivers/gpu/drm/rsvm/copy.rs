@@ -26,7 +26,6 @@ use kernel::{
         Bound,
         Device, //
     },
-    io::poll::read_poll_timeout,
     new_event_count,
     new_mutex,
     prelude::*,
@@ -59,12 +58,12 @@ const FIRST_CHID: u32 = KERNEL_CHID + 1;
 
 /// How often a waiter looks without having been woken: a device that was pulled out says nothing.
 const RECHECK: Delta = Delta::from_millis(1000);
-/// How often a batch that is soon done, or a preempt, is looked for.
+/// How often a preempt is looked for.
 const POLL: Delta = Delta::from_micros(20);
 /// So long a batch is looked for before an interrupt is asked for. Most are done by then, and the
 /// interrupt would wake a thread of its own and everybody who waits for a fence: a good part of what
 /// a large page takes.
-const SOON: Delta = Delta::from_micros(500);
+const SOON: Delta = Delta::from_millis(2);
 
 /// Where bytes lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -325,8 +324,7 @@ impl Ticket<'_> {
         // `BOUND`.
         let deadline = Instant::<Monotonic>::now() + BOUND;
         // Whatever it says, the loop looks again.
-        let lane = &self.batch.lane;
-        let _ = read_poll_timeout(|| lane.is_done(), |&done| done, POLL, SOON);
+        let _ = self.batch.lane.poll(SOON);
         let mut asked = false;
         loop {
             let seen = engine.events.current();

@@ -15,14 +15,22 @@ use kernel::{
     io::{
         io_read,
         io_write,
+        poll::read_poll_timeout,
         IoCapable, //
     },
     prelude::*,
+    time::Delta,
     transmute::{
         AsBytes,
         FromBytes, //
     },
 };
+
+/// So long what the device writes is looked for without a pause: to sleep and be woken takes longer
+/// than most of what it does.
+const SPIN: Delta = Delta::from_micros(500);
+/// How often it is looked for then.
+const POLL: Delta = Delta::from_micros(20);
 
 /// Coherent system memory as an array of `T`, each read and written as a whole.
 ///
@@ -62,6 +70,18 @@ where
     pub(crate) fn read(&self, index: usize) -> Result<T> {
         let memory = self.memory.try_access().ok_or(ENODEV)?;
         Ok(io_read!(&*memory, [try: index]))
+    }
+
+    /// Reads an element until `done` says that it is as it has to be, or `bound` is over. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// `ETIMEDOUT`, and those of [`read`](Self::read).
+    pub(crate) fn poll(&self, index: usize, done: impl Fn(&T) -> bool, bound: Delta) -> Result {
+        let poll = |pause, bound| read_poll_timeout(|| self.read(index), &done, pause, bound);
+        poll(Delta::ZERO, SPIN)
+            .or_else(|_| poll(POLL, bound))
+            .map(|_| ())
     }
 
     /// # Errors

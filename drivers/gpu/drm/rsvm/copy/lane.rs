@@ -36,7 +36,8 @@ use kernel::{
     },
     page::PAGE_SIZE,
     prelude::*,
-    sync::Arc, //
+    sync::Arc,
+    time::Delta, //
 };
 
 /// A channel to the copy engine.
@@ -70,6 +71,15 @@ impl Lane {
 
     pub(super) fn is_done(&self) -> Result<bool> {
         Ok(self.semaphore.read(0)? == self.number)
+    }
+
+    /// Looks for `bound` whether the batch is done, which [`is_done`](Self::is_done) tells.
+    ///
+    /// # Errors
+    ///
+    /// `ETIMEDOUT`, and `ENODEV` after the driver was unbound.
+    pub(super) fn poll(&self, bound: Delta) -> Result {
+        self.semaphore.poll(0, |&done| done == self.number, bound)
     }
 
     /// Sends the methods as batch `number`.

@@ -52,7 +52,6 @@ use kernel::{
         Bound,
         Device, //
     },
-    io::poll::read_poll_timeout,
     mm::addr::{
         PageRange,
         VirtAddr, //
@@ -66,8 +65,7 @@ use kernel::{
     sync::{
         Arc,
         Mutex, //
-    },
-    time::Delta, //
+    }, //
 };
 
 /// The driver's channel; users' channels have the numbers of their VEIDs.
@@ -79,9 +77,6 @@ const OP_WORDS: usize = 5;
 const RELEASE_WORDS: usize = 6;
 /// Operations in one push.
 const MAX_OPS: usize = 24;
-
-/// How often an acknowledgement is looked for.
-const POLL: Delta = Delta::from_micros(20);
 
 /// What an invalidate has to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -329,13 +324,8 @@ impl Tlb {
     /// `ETIMEDOUT` if it is not in time, `ENODEV` after the driver was unbound.
     pub(crate) fn wait(&self, state: &State, ticket: Ticket) -> Result {
         // TIMEOUT: What is waited for never depends on the service of a fault; see `BOUND`.
-        read_poll_timeout(
-            || self.semaphore.read(0),
-            |&done| done >= ticket.0 || state.is_stopped(),
-            POLL,
-            BOUND,
-        )
-        .map(|_| ())
+        let done = |&done: &u64| done >= ticket.0 || state.is_stopped();
+        self.semaphore.poll(0, done, BOUND)
     }
 
     /// Bus address of the channel's instance block.
