@@ -9,11 +9,13 @@
 //!
 //! 1. Pages are unmapped and locked: [`MmSession::migrate`] for those of a range, of which it makes
 //!    a [`Collected`]; [`MmSession::recall`] for the way back; [`CpuFault::migrate`] for those
-//!    around a page that a CPU touched; [`Pagemap::evict`] for those in a part of device memory, whoever owns them.
+//!    around a page that a CPU touched; [`Pagemap::evict`] for those in a part of device memory,
+//!    whoever owns them. In the first two cases the device may still reach the pages; what has to be
+//!    done about that, at the latest with the copy, is [`Unflushed`]'s.
 //! 2. Each gets a page to be copied to, which makes it a [`Filled`]. Towards the device the driver
 //!    gives them, see [`Collected::fill`]; towards system memory they are allocated here.
 //! 3. [`Filled::map`] lends the system pages to the device, and [`Mapped::copies`] is what its
-//!    engine has to do.
+//!    engine has to do: by [`Unflushed::copy`], after the flush.
 //! 4. [`Filled::install`] and [`Mapped::install`] put those pages in place that were copied.
 //! 5. Dropping the [`Installed`] lets the processes go on.
 //!
@@ -52,6 +54,7 @@
 //! /// Moves 2 MiB to the device in one piece, if they are in one piece. Returns how many pages moved.
 //! fn to_device<T: Mirror>(
 //!     session: &mut MmSession<'_, T>,
+//!     mirror: &T,
 //!     pagemap: &Pagemap<T::Memory>,
 //!     range: PageRange,
 //!     first: u32,
@@ -61,12 +64,13 @@
 //!     let mut buf = MigrateBuf::new()?;
 //!     // Device memory comes first: now nothing is locked.
 //!     let mut folio = Some(pagemap.folio(first, Order::Huge)?);
-//!     let Some(collected) = session.migrate(pagemap, range, true, &mut buf)? else {
+//!     let Some(collected) = session.migrate(mirror, pagemap, range, true, &mut buf)? else {
 //!         return Ok(0);
 //!     };
 //!     let mapped = collected
 //!         .fill(|_, order| if order == Order::Huge { folio.take() } else { None })
-//!         .map(dev);
+//!         .map(dev)
+//!         .flushed();
 //!     // What is not copied stays where it is.
 //!     let copied = mapped.copies().try_for_each(|(what, from)| copy(what, from)).is_ok();
 //!     let installed = mapped.install(|_| copied);
@@ -114,7 +118,8 @@ use super::{
     },
     mmu_interval::{
         Mirror,
-        MmSession, //
+        MmSession,
+        Owed, //
     },
     virt::{
         flags,
@@ -138,6 +143,7 @@ mod evict;
 mod filled;
 #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
 mod tests;
+mod unflushed;
 
 pub use self::{
     collected::{
@@ -150,6 +156,7 @@ pub use self::{
         Installed,
         Mapped, //
     },
+    unflushed::Unflushed,
 };
 #[cfg(doc)]
 use super::memremap::CpuFault;
@@ -404,7 +411,7 @@ impl<T: Mirror> MmSession<'_, T> {
     /// so or is not allocated yet; if it is false, large folios are split.
     ///
     /// Pages that are busy are left out. Takes `mmap_lock` and holds it until the end; calls
-    /// [`Mirror::revoke`] for the range. Needs to be called without any lock that a [`Mirror`] or
+    /// [`Mirror::revoke`] of `mirror`, which is this session's, for the range. Needs to be called without any lock that a [`Mirror`] or
     /// [`DeviceMemory`] takes.
     ///
     /// [`None`] if there is nothing to move.
@@ -415,11 +422,12 @@ impl<T: Mirror> MmSession<'_, T> {
     /// mapped there never can go to a device.
     pub fn migrate<'m>(
         &'m mut self,
+        mirror: &'m T,
         pagemap: &'m Pagemap<T::Memory>,
         range: PageRange,
         whole: bool,
         buf: &'m mut MigrateBuf,
-    ) -> Result<Option<Collected<'m, T::Memory>>> {
+    ) -> Result<Option<Unflushed<'m, T, Collected<'m, T::Memory>>>> {
         let block = PageRange::block(range.start(), Alignment::new::<SZ_2M>())?;
         if !block.covers(range) {
             return Err(EINVAL);
@@ -436,11 +444,13 @@ impl<T: Mirror> MmSession<'_, T> {
         }
         let vma = vma.as_ptr();
         let to = Direction::ToDevice;
-        // SAFETY: `mmap` moves into the result.
-        let core = unsafe { Core::collect(pagemap, to, vma, range, select, ptr::null_mut(), buf)? };
-        Ok(core.map(|mut core| {
+        let (owed, core) = Owed::catch(mirror, pagemap.owner(), || {
+            // SAFETY: `mmap` moves into the result.
+            unsafe { Core::collect(pagemap, to, vma, range, select, ptr::null_mut(), buf) }
+        });
+        Ok(core?.map(|mut core| {
             core._mmap = Some(mmap);
-            Collected { core, range }
+            Unflushed::new(owed, Collected { core, range })
         }))
     }
 
@@ -457,11 +467,12 @@ impl<T: Mirror> MmSession<'_, T> {
     /// [`ENOENT`] if nothing is mapped at the start; [`EINVAL`] for a wrong range; [`ENOMEM`].
     pub fn recall<'m>(
         &'m mut self,
+        mirror: &'m T,
         pagemap: &'m Pagemap<T::Memory>,
         range: PageRange,
         whole: bool,
         buf: &'m mut MigrateBuf,
-    ) -> Result<Option<Filled<'m, T::Memory>>> {
+    ) -> Result<Option<Unflushed<'m, T, Filled<'m, T::Memory>>>> {
         let block = PageRange::block(range.start(), Alignment::new::<SZ_2M>())?;
         if !block.covers(range) {
             return Err(EINVAL);
@@ -477,14 +488,17 @@ impl<T: Mirror> MmSession<'_, T> {
             None
         };
         let (whole, nowhere) = (huge.is_some(), ptr::null_mut());
-        // SAFETY: `mmap` moves into the result.
-        let collected =
-            unsafe { Collected::from_device(pagemap, vma, range, whole, nowhere, buf)? };
-        let Some(mut collected) = collected else {
+        let (owed, collected) = Owed::catch(mirror, pagemap.owner(), || {
+            // SAFETY: `mmap` moves into the result.
+            unsafe { Collected::from_device(pagemap, vma, range, whole, nowhere, buf) }
+        });
+        let Some(mut collected) = collected? else {
             return Ok(None);
         };
         collected.core._mmap = Some(mmap);
         let near = Some((vma, range.start()));
-        collected.fill_ram(near, huge).map(Some)
+        Unflushed::new(owed, collected)
+            .try_map(|collected| collected.fill_ram(near, huge))
+            .map(Some)
     }
 }

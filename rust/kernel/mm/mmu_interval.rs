@@ -45,7 +45,9 @@
 //!
 //! `MMU_NOTIFY_EXCLUSIVE` events caused by the mirror itself are skipped; without that an
 //! exclusive page could never be entered. Migrations, the driver's own too, are never skipped: the
-//! entry has to go before the page is copied.
+//! entry has to go before the page is copied. But the flush of an own one need not be over before
+//! that, so core does not wait for it: the migration does; see
+//! [`Unflushed`](super::migrate::Unflushed).
 //!
 //! # End of an interval
 //!
@@ -73,6 +75,7 @@ use crate::bindings;
 
 mod lock;
 mod node;
+mod owed;
 mod set;
 #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
 mod tests;
@@ -80,7 +83,8 @@ mod withdraw;
 
 pub(super) use self::{
     lock::Protected,
-    node::Node, //
+    node::Node,
+    owed::Owed, //
 };
 pub use self::{
     lock::{
@@ -200,9 +204,18 @@ impl Reason {
 pub struct Event {
     range: PageRange,
     reason: Reason,
+    is_owed: bool,
 }
 
 impl Event {
+    fn new(range: PageRange, reason: Reason) -> Self {
+        Self {
+            range,
+            reason,
+            is_owed: false,
+        }
+    }
+
     /// The pages whose entries have to go: what changes, cut to the interval.
     #[inline]
     pub fn range(&self) -> PageRange {
@@ -213,5 +226,12 @@ impl Event {
     #[inline]
     pub fn reason(&self) -> Reason {
         self.reason
+    }
+
+    /// Whether the flush will be handed to a migration of this thread's own, which waits for it
+    /// when it copies. It may be sent as late as that; [`Mirror::wait`] has to send it otherwise.
+    #[inline]
+    pub fn is_owed(&self) -> bool {
+        self.is_owed
     }
 }

@@ -17,7 +17,10 @@ use crate::{
     hal::Hal,
     mmu::{
         pool::TablePool,
-        tlb::KERNEL_CHID, //
+        tlb::{
+            Program,
+            KERNEL_CHID, //
+        }, //
     },
     reset::BOUND, //
 };
@@ -245,6 +248,16 @@ pub(crate) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
+    /// Has the host run `program`, an invalidate, before all copies, and wait until the device
+    /// acknowledged it.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if there are copies already, or the program is longer.
+    pub(crate) fn first(&mut self, program: &Program) -> Result {
+        self.lane.methods.first(program)
+    }
+
     /// Adds a copy of `len` bytes. One that goes on where the last one ended becomes part of it.
     ///
     /// # Errors

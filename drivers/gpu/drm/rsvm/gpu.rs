@@ -355,8 +355,19 @@ pub(crate) struct ModelCounts {
     pub(crate) guest_errors: u32,
 }
 
-/// An invalidation that was sent.
-pub(crate) struct InFlight(Option<Ticket>);
+/// An invalidation on its way.
+pub(crate) enum InFlight {
+    /// `None` if there is nothing to wait for.
+    Sent(Option<Ticket>),
+    Unsent(Pdb, PageRange),
+}
+
+/// An invalidation of what lost rights.
+fn downgrade(pdb: Pdb, range: Option<PageRange>) -> Program {
+    let mut program = Program::new();
+    program.invalidate(pdb, range, Barrier::Downgrade);
+    program
+}
 
 impl Mmu for Gpu {
     type Tables = PageTables;
@@ -384,13 +395,18 @@ impl Mmu for Gpu {
     }
 
     fn invalidate(&self, tables: &PageTables, range: Option<PageRange>) -> InFlight {
-        let mut program = Program::new();
-        program.invalidate(tables.pdb(), range, Barrier::Downgrade);
-        InFlight(self.send(&program))
+        InFlight::Sent(self.send(&downgrade(tables.pdb(), range)))
+    }
+
+    fn invalidate_later(&self, tables: &PageTables, range: PageRange) -> InFlight {
+        InFlight::Unsent(tables.pdb(), range)
     }
 
     fn wait(&self, flush: InFlight) -> Flushed {
-        self.wait_for(flush.0);
+        match flush {
+            InFlight::Sent(ticket) => self.wait_for(ticket),
+            InFlight::Unsent(pdb, range) => self.run(&downgrade(pdb, Some(range))),
+        }
         Flushed::acknowledged()
     }
 
@@ -439,18 +455,33 @@ impl Mmu for Gpu {
         Some((&self.pagemap, &self.vram))
     }
 
-    fn transfer(&self, transfers: &mut dyn Iterator<Item = Transfer>) -> Result {
+    fn transfer(
+        &self,
+        first: Option<&mut InFlight>,
+        transfers: &mut dyn Iterator<Item = Transfer>,
+    ) -> Result {
         let place = |target| match target {
             Target::System(addr) => Place::System(addr),
             Target::Vram(offset) => Place::Vram(offset),
         };
         let mut batch = self.copy_batch()?;
+        let mut acknowledges = None;
+        if let Some(flush) = first {
+            if let InFlight::Unsent(pdb, range) = *flush {
+                batch.first(&downgrade(pdb, Some(range)))?;
+                acknowledges = Some(flush);
+            }
+        }
         for Transfer { from, to, len } in transfers {
             match from {
                 Some(from) => batch.copy(place(from), place(to), len)?,
                 None => batch.zero(place(to), len)?,
             }
         }
-        Ok(batch.submit()?.wait()?)
+        batch.submit()?.wait()?;
+        if let Some(flush) = acknowledges {
+            *flush = InFlight::Sent(None);
+        }
+        Ok(())
     }
 }

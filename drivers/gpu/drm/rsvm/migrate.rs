@@ -17,10 +17,7 @@ pub(crate) mod memory;
 
 use crate::{
     svm::{
-        counters::{
-            Counters,
-            Stopwatch, //
-        },
+        counters::Stopwatch,
         device::{
             Mmu,
             Target,
@@ -29,8 +26,10 @@ use crate::{
         },
         node::{
             addresses_of,
+            Flush,
             Mirrored, //
         },
+        space::Space, //
     },
     vram::{
         Client,
@@ -49,7 +48,10 @@ use kernel::{
             Order,
             Pagemap, //
         },
-        migrate::MigrateBuf,
+        migrate::{
+            Mapped,
+            MigrateBuf, //
+        },
         mmu_interval::MmSession, //
     },
     page::PAGE_SIZE,
@@ -152,6 +154,19 @@ impl<D: DeviceMemory> Drop for Stock<'_, D> {
     }
 }
 
+/// What the device has to do for pages on their way to system memory.
+fn copies_home<'a, D: DeviceMemory>(
+    mapped: &'a Mapped<'_, '_, D>,
+) -> impl Iterator<Item = Transfer> + 'a {
+    mapped.copies().filter_map(|(copy, addr)| {
+        Some(Transfer {
+            from: Some(Target::Vram(offset_of(copy.device))),
+            to: Target::System(addr?),
+            len: copy.pages * PAGE_SIZE,
+        })
+    })
+}
+
 /// What came of a migration.
 #[derive(Default)]
 pub(crate) struct Moved {
@@ -170,28 +185,23 @@ pub(crate) struct Moved {
 ///
 /// Those of [`MmSession::recall`] and [`Mmu::transfer`]; then what did not move stays.
 pub(crate) fn to_system<M: Mmu>(
-    mmu: &M,
+    space: &Arc<Space<M>>,
     session: &mut MmSession<'_, Mirrored<M>>,
     pagemap: &Pagemap<M::Memory>,
     range: PageRange,
     whole: bool,
     buf: &mut MigrateBuf,
-    counters: &Counters,
 ) -> Result<usize> {
+    let (counters, mmu, mirror) = (&space.counters, &space.mmu, space.mirrored());
     let mut watch = Stopwatch::start();
-    let Some(filled) = session.recall(pagemap, range, whole, buf)? else {
+    let Some(filled) = session.recall(&mirror, pagemap, range, whole, buf)? else {
         return Ok(0);
     };
     watch.lap(&counters.migrate_unmap_ns);
     let installed = mmu.with_dma_device(|dev| {
-        let mapped = filled.map(dev);
-        let copied = mmu.transfer(&mut mapped.copies().filter_map(|(copy, addr)| {
-            Some(Transfer {
-                from: Some(Target::Vram(offset_of(copy.device))),
-                to: Target::System(addr?),
-                len: copy.pages * PAGE_SIZE,
-            })
-        }));
+        let (mapped, copied) = filled.map(dev).copy(|flush, mapped| {
+            mmu.transfer(flush.map(Flush::in_flight), &mut copies_home(mapped))
+        });
         watch.lap(&counters.migrate_copy_ns);
         (mapped.install(|_| copied.is_ok()), copied)
     });
@@ -205,14 +215,14 @@ pub(crate) fn to_system<M: Mmu>(
 /// Moves `pages` of the leaf `index` to the device memory in `stock`: those of anonymous memory,
 /// and those that have no memory yet. Takes mmap_lock.
 pub(crate) fn to_vram<M: Mmu>(
-    mmu: &M,
+    space: &Arc<Space<M>>,
     session: &mut MmSession<'_, Mirrored<M>>,
     index: usize,
     pages: &PageSet,
     stock: &mut Stock<'_, M::Memory>,
     buf: &mut MigrateBuf,
-    counters: &Counters,
 ) -> Moved {
+    let (counters, mmu, mirror) = (&space.counters, &space.mmu, space.mirrored());
     let mut watch = Stopwatch::start();
     let mut moved = Moved::default();
     let whole = *pages == PageSet::FULL;
@@ -227,7 +237,7 @@ pub(crate) fn to_vram<M: Mmu>(
         };
         let first = mapped.start().as_usize() % LEAF_SIZE / PAGE_SIZE;
         at = first + mapped.pages();
-        let collected = match session.migrate(stock.pagemap, mapped, whole, buf) {
+        let collected = match session.migrate(&mirror, stock.pagemap, mapped, whole, buf) {
             Ok(Some(collected)) => collected,
             // Nothing there can move, or it is not mapped any more.
             Ok(None) | Err(EINVAL | ENOENT) => continue,
@@ -241,12 +251,14 @@ pub(crate) fn to_vram<M: Mmu>(
             continue;
         }
         let installed = mmu.with_dma_device(|dev| {
-            let mapped = filled.map(dev);
-            let copied = mmu.transfer(&mut mapped.copies().map(|(copy, addr)| Transfer {
-                from: addr.map(Target::System),
-                to: Target::Vram(offset_of(copy.device)),
-                len: copy.pages * PAGE_SIZE,
-            }));
+            let (mapped, copied) = filled.map(dev).copy(|flush, mapped| {
+                let mut copies = mapped.copies().map(|(copy, addr)| Transfer {
+                    from: addr.map(Target::System),
+                    to: Target::Vram(offset_of(copy.device)),
+                    len: copy.pages * PAGE_SIZE,
+                });
+                mmu.transfer(flush.map(Flush::in_flight), &mut copies)
+            });
             watch.lap(&counters.migrate_copy_ns);
             moved.failed |= copied.is_err();
             mapped.install(|_| copied.is_ok())

@@ -6,6 +6,7 @@ use crate::{
         hmm::PfnBuf,
         memremap::LivePagemap,
         mmu_interval::{
+            withdraw,
             Interval,
             IntervalRef, //
         },
@@ -115,11 +116,12 @@ impl Bench {
     ) -> Result<usize> {
         let pagemap = self.pagemap();
         let mut session = self.f.session()?;
-        let collected = session.migrate(&pagemap, range, whole, &mut self.buf)?;
+        let mirror = self.f.mirror();
+        let collected = session.migrate(&mirror, &pagemap, range, whole, &mut self.buf)?;
         let Some(collected) = collected else {
             return Ok(0);
         };
-        let filled = collected.fill(|page, order| {
+        let filled = collected.flushed().fill(|page, order| {
             // CAST: Less than 512.
             give(page, order)
                 .then(|| pagemap.folio(first + page as u32, order).ok())
@@ -151,9 +153,10 @@ impl Bench {
     fn recall(&mut self, range: PageRange, whole: bool) -> Result<usize> {
         let pagemap = self.pagemap();
         let mut session = self.f.session()?;
-        let recalled = session.recall(&pagemap, range, whole, &mut self.buf)?;
+        let mirror = self.f.mirror();
+        let recalled = session.recall(&mirror, &pagemap, range, whole, &mut self.buf)?;
         match recalled {
-            Some(filled) => pagemap.data().bring_back(filled, usize::MAX),
+            Some(filled) => pagemap.data().bring_back(filled.flushed(), usize::MAX),
             None => Ok(0),
         }
     }

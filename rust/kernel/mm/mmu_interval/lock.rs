@@ -2,7 +2,10 @@
 
 //! The lock of a device's page tables.
 
-use super::Mirror;
+use super::{
+    owed::Catcher,
+    Mirror, //
+};
 use crate::{
     mm::addr::PageRange,
     prelude::*,
@@ -29,6 +32,8 @@ pub(in crate::mm) struct Protected<T: Mirror> {
     pub(in crate::mm) pt: T::Pt,
     pub(in crate::mm) book: T::Book,
     unacknowledged: Unacknowledged,
+    /// The migration under way that waits for its own flush itself.
+    pub(super) catcher: Option<Catcher<T>>,
 }
 
 // Nothing in it is ever handed out pinned.
@@ -61,7 +66,12 @@ impl<T: Mirror> PtLock<T> {
     ) -> impl PinInit<Self> {
         pin_init!(Self {
             inner <- Mutex::new(
-                Protected::<T> { pt, book, unacknowledged: Unacknowledged::default() },
+                Protected::<T> {
+                    pt,
+                    book,
+                    unacknowledged: Unacknowledged::default(),
+                    catcher: None,
+                },
                 name,
                 key,
             ),

@@ -4,6 +4,7 @@
 
 use super::{
     withdraw,
+    Event,
     IntervalSet,
     Mirror,
     PtGuard,
@@ -192,7 +193,8 @@ impl<T: Mirror> Node<T> {
         }
         self.dead.store(true, Relaxed);
         if matches!(self.target, Target::Own(_)) {
-            let flush = withdraw::revoke(self.mirror(), guard, self.range, Reason::Kill);
+            let flush =
+                withdraw::revoke(self.mirror(), guard, Event::new(self.range, Reason::Kill));
             self.end.lock().flush = flush;
         }
     }
@@ -281,13 +283,20 @@ impl<T: Mirror> Node<T> {
         // SAFETY: `raw` is registered and the lock that `read_retry` is called under is held.
         unsafe { bindings::mmu_interval_set_seq(raw, seq) };
 
-        let flush = match hit {
+        let is_owed = guard.catches(range);
+        let mut flush = match hit {
             Some(hit) if may_sleep => {
-                let reason = Reason::from_raw(range.event);
-                withdraw::revoke(node.mirror(), &mut guard, hit, reason)
+                let event = Event {
+                    is_owed,
+                    ..Event::new(hit, Reason::from_raw(range.event))
+                };
+                withdraw::revoke(node.mirror(), &mut guard, event)
             }
             _ => None,
         };
+        if let Some(flush) = flush.take_if(|_| is_owed) {
+            guard.catch(flush);
+        }
         drop(guard);
 
         if let Some(flush) = flush {

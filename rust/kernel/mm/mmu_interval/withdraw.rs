@@ -17,10 +17,10 @@ use crate::{
 pub(super) fn revoke<T: Mirror>(
     mirror: &T,
     guard: &mut PtGuard<'_, T>,
-    range: PageRange,
-    reason: Reason,
+    event: Event,
 ) -> Option<T::Flush> {
-    let cleared = mirror.revoke(&Event { range, reason }, guard.revoke());
+    let range = event.range;
+    let cleared = mirror.revoke(&event, guard.revoke());
     // A flush that is under way was started by another invalidation, which may wait for it
     // after this one has returned, so this one needs its own.
     let flush = match cleared {
@@ -59,7 +59,7 @@ pub fn withdraw<T: Mirror, R>(
 ) -> Result<R> {
     let mut guard = mirror.pt_lock().lock();
     let result = change(guard.book_mut())?;
-    let flush = revoke(mirror, &mut guard, range, Reason::Withdraw);
+    let flush = revoke(mirror, &mut guard, Event::new(range, Reason::Withdraw));
     drop(guard);
     if let Some(flush) = flush {
         complete(mirror, flush);

@@ -13,6 +13,10 @@ use crate::{
         },
         host, //
     },
+    mmu::tlb::{
+        Program,
+        INVALIDATE_WORDS, //
+    },
     queue::{
         channel::SEMAPHORE_VA,
         pushbuf::PUSH_WORDS, //
@@ -25,8 +29,8 @@ const SUBCHANNEL: u32 = 4;
 
 /// Most words of one operation: modes, addresses, length, launch, each with its header.
 const OP_WORDS: usize = 3 + 5 + 2 + 2;
-/// Words besides: binding the engine, what zeros are made of, and the semaphore.
-const OTHER_WORDS: usize = 2 + 4 + 6;
+/// Words besides: binding the engine, an invalidate, what zeros are made of, and the semaphore.
+const OTHER_WORDS: usize = 2 + INVALIDATE_WORDS + 4 + 6;
 
 /// Most operations of one batch.
 pub(super) const MAX_OPS: usize = 1024;
@@ -102,6 +106,20 @@ impl Methods {
         self.put(host::SET_OBJECT, &[copy::CLASS]);
     }
 
+    /// Adds what the host does before all operations.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if there are operations already, or for more than an invalidate.
+    pub(super) fn first(&mut self, program: &Program) -> Result {
+        let words = program.words();
+        if self.last.is_some() || words.len() > INVALIDATE_WORDS {
+            return Err(EINVAL);
+        }
+        self.push(words);
+        Ok(())
+    }
+
     /// Adds an operation; without `from` it writes zeros.
     ///
     /// # Errors
@@ -159,8 +177,12 @@ impl Methods {
     }
 
     fn put(&mut self, first: u32, data: &[u32]) {
-        let header = method::increasing(SUBCHANNEL, first, data.len());
-        for &word in Iterator::chain([header].iter(), data) {
+        self.push(&[method::increasing(SUBCHANNEL, first, data.len())]);
+        self.push(data);
+    }
+
+    fn push(&mut self, words: &[u32]) {
+        for &word in words {
             // There is room for all that a batch can be.
             let pushed = self.words.push_within_capacity(word);
             debug_assert!(pushed.is_ok());

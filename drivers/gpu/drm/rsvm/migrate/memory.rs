@@ -9,15 +9,14 @@
 //! Locks: a CPU's fault comes with mmap_lock and the folio lock of the page. Only leaves are taken
 //! here, and none is held while core is called.
 
-use super::offset_of;
+use super::{
+    copies_home,
+    offset_of, //
+};
 use crate::{
     gpu::Gpu,
     svm::{
-        device::{
-            Mmu,
-            Target,
-            Transfer, //
-        },
+        device::Mmu,
         space::WORKERS, //
     },
     vram::{
@@ -210,13 +209,7 @@ impl Memory {
         for _ in 0..TRIES {
             let Some(dev) = gpu.dev.enter() else { break };
             let mapped = filled.map(&dev);
-            let copied = gpu.transfer(&mut mapped.copies().filter_map(|(copy, addr)| {
-                Some(Transfer {
-                    from: Some(Target::Vram(offset_of(copy.device))),
-                    to: Target::System(addr?),
-                    len: copy.pages * PAGE_SIZE,
-                })
-            }));
+            let copied = gpu.transfer(None, &mut copies_home(&mapped));
             match copied {
                 Ok(()) => return (mapped.install(|_| true), Ok(())),
                 Err(err) => {

@@ -73,6 +73,8 @@ pub(crate) const KERNEL_CHID: u32 = crate::hal::VEIDS;
 
 /// Words of one `MEM_OP` with its header.
 const OP_WORDS: usize = 5;
+/// Most words of one invalidate.
+pub(crate) const INVALIDATE_WORDS: usize = 2 * OP_WORDS;
 /// Words of the semaphore release at the end of each push.
 const RELEASE_WORDS: usize = 6;
 /// Operations in one push.
@@ -111,7 +113,8 @@ impl Program {
         self.len == 0
     }
 
-    fn words(&self) -> &[u32] {
+    /// The methods, for any channel that may use them.
+    pub(crate) fn words(&self) -> &[u32] {
         &self.words[..self.len]
     }
 

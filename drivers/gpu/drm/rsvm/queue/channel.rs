@@ -76,7 +76,8 @@ const READ_WRITE: Prot = Prot {
 pub(crate) enum Role {
     /// The driver's, for `MEM_OP`: privileged, with a semaphore page at this bus address.
     Kernel { semaphore: u64 },
-    /// The driver's, for the copy engine on physical addresses; also with a semaphore page.
+    /// The driver's, for the copy engine on physical addresses, and the `MEM_OP` that comes before a
+    /// copy; also with a semaphore page.
     Copy { semaphore: u64 },
     /// A user's: the compute engine works as this VEID in the page directory at this bus address.
     User { veid: u32, pdb: Pdb },
@@ -188,8 +189,7 @@ impl Channel {
         set_pdb(offset::PDB_LO, self.tables.pdb(), false)?;
 
         let (veid, privileged) = match role {
-            Role::Kernel { .. } => (0, true),
-            Role::Copy { .. } => (0, false),
+            Role::Kernel { .. } | Role::Copy { .. } => (0, true),
             Role::User { veid, .. } => (veid, false),
         };
         let config = Config::zeroed()

@@ -10,10 +10,7 @@ use super::device::{
     Mmu,
     Target, //
 };
-use crate::svm::{
-    node::Mirrored,
-    space::Space, //
-};
+use crate::svm::space::Space;
 use kernel::{
     mm::{
         addr::{
@@ -90,7 +87,7 @@ impl<M: Mmu> Space<M> {
         range: PageRange,
         change: impl FnOnce(&mut M::Bindings) -> Result<R>,
     ) -> Result<R> {
-        withdraw(&Mirrored(self.clone()), range, |book| {
+        withdraw(&self.mirrored(), range, |book| {
             if book.dead {
                 return Err(ENOENT);
             }
@@ -113,7 +110,7 @@ impl<M: Mmu> Space<M> {
             };
             found = true;
             // The only error is that of the change.
-            let _ = withdraw(&Mirrored(self.clone()), range, |_| Ok(()));
+            let _ = withdraw(&self.mirrored(), range, |_| Ok(()));
             from = range.end();
         }
     }

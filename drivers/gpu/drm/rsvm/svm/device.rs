@@ -122,7 +122,7 @@ pub(crate) trait Mmu: Send + Sync + Sized + 'static {
     type Tables: Tables<Mmu = Self>;
     /// Table memory set aside before the page-table lock is taken; see [`Mmu::refill`].
     type Reserve: Send + Default;
-    /// An invalidation that was sent and has not been waited for.
+    /// An invalidation that has not been waited for.
     type InFlight: Send;
     /// What of a space is bound to buffers of the device.
     type Bindings: Bindings;
@@ -150,6 +150,9 @@ pub(crate) trait Mmu: Send + Sync + Sized + 'static {
     /// away or lost rights. Called under the page-table lock; may sleep on the invalidation lock
     /// for a bounded time. Does not wait for the device.
     fn invalidate(&self, tables: &Self::Tables, range: Option<PageRange>) -> Self::InFlight;
+
+    /// The same, but sends nothing: [`transfer`](Self::transfer) or [`wait`](Self::wait) does.
+    fn invalidate_later(&self, tables: &Self::Tables, range: PageRange) -> Self::InFlight;
 
     /// Waits, bounded, until the device acknowledged: no access through an old translation is
     /// under way or to come, and stores through it are visible to the CPU. When the bound is
@@ -191,11 +194,18 @@ pub(crate) trait Mmu: Send + Sync + Sized + 'static {
     /// Has the device copy and zero, and waits until all of it is done and visible to everybody.
     /// Bounded; may be called with folios locked, in reclaim, and allocates nothing.
     ///
+    /// What is still to be sent of `first` goes ahead of it. If all is well that was acknowledged
+    /// then, and [`wait`](Self::wait) returns at once.
+    ///
     /// # Errors
     ///
     /// `EIO`: nothing may be relied on, but trying again is fine. `ENODEV`: the device reaches no
     /// memory any more.
-    fn transfer(&self, transfers: &mut dyn Iterator<Item = Transfer>) -> Result;
+    fn transfer(
+        &self,
+        first: Option<&mut Self::InFlight>,
+        transfers: &mut dyn Iterator<Item = Transfer>,
+    ) -> Result;
 }
 
 /// Identifies a set of tables to [`Mmu::complete`]; a plain number, valid while the tables live.

@@ -249,6 +249,13 @@ pub(crate) struct Flush<M: Mmu> {
     due: Due,
 }
 
+impl<M: Mmu> Flush<M> {
+    /// What the device has to do.
+    pub(crate) fn in_flight(&mut self) -> &mut M::InFlight {
+        &mut self.in_flight
+    }
+}
+
 /// What to do when it was acknowledged.
 #[derive(Clone, Copy)]
 pub(crate) struct Due {
@@ -342,8 +349,13 @@ impl<M: Mmu> Mirror for Mirrored<M> {
         if !discard {
             space.counters.invalidations.add(1);
         }
+        let in_flight = if event.is_owed() {
+            space.mmu.invalidate_later(&tree.tables, cleared)
+        } else {
+            space.mmu.invalidate(&tree.tables, Some(cleared))
+        };
         Some(Flush {
-            in_flight: space.mmu.invalidate(&tree.tables, Some(cleared)),
+            in_flight,
             due: Due {
                 range,
                 discard,

@@ -236,6 +236,11 @@ impl<M: Mmu> Space<M> {
         (!self.is_detached()).then_some(self.pdb)
     }
 
+    /// The space as mm calls it back.
+    pub(crate) fn mirrored(self: &Arc<Self>) -> Mirrored<M> {
+        Mirrored(self.clone())
+    }
+
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -333,7 +338,7 @@ impl<M: Mmu> Space<M> {
     pub(crate) fn atomic_mode_changed(self: &Arc<Self>, range: PageRange) {
         let first = range.start().as_usize() / PAGE_SIZE;
         // The only error is that of the change.
-        let _ = withdraw(&Mirrored(self.clone()), range, |book| {
+        let _ = withdraw(&self.mirrored(), range, |book| {
             book.atomic_changes += 1;
             book.handovers.forget(first..first + range.pages());
             Ok(())
@@ -369,7 +374,7 @@ impl<M: Mmu> Space<M> {
             (key, size)
         };
         let range = PageRange::block(addr, size)?;
-        let interval = session.insert(range, Mirrored(self.clone()))?;
+        let interval = session.insert(range, self.mirrored())?;
         let watched = interval.handle();
         let node = RBTreeNode::new(key, interval, GFP_KERNEL)?;
         let mut guard = self.pt.lock();

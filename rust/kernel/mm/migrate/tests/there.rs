@@ -150,14 +150,17 @@ mod cases {
             let (range, pages) = (bench.range, bench.range.pages());
             let pagemap = bench.pagemap();
             let mut session = bench.f.session()?;
+            let mirror = bench.f.mirror();
 
-            let collected = session.migrate(&pagemap, range, huge, &mut bench.buf)?;
-            let collected = collected.ok_or(ENOENT)?;
+            let collected = session.migrate(&mirror, &pagemap, range, huge, &mut bench.buf)?;
+            let collected = collected.ok_or(ENOENT)?.flushed();
             let found: usize = collected.sources().map(|source| source.order.pages()).sum();
             assert_eq!(found, pages);
             drop(collected);
 
-            let collected = session.migrate(&pagemap, range, huge, &mut bench.buf)?;
+            drop(session.migrate(&mirror, &pagemap, range, huge, &mut bench.buf)?);
+
+            let collected = session.migrate(&mirror, &pagemap, range, huge, &mut bench.buf)?;
             // CAST: Small.
             let filled = collected
                 .ok_or(ENOENT)?
@@ -167,26 +170,29 @@ mod cases {
             assert_eq!(pagemap.in_use(), 0);
 
             let device = DmaDevice::new()?;
-            let collected = session.migrate(&pagemap, range, huge, &mut bench.buf)?;
+            let collected = session.migrate(&mirror, &pagemap, range, huge, &mut bench.buf)?;
             // CAST: Small.
             let mapped = collected
                 .ok_or(ENOENT)?
                 .fill(|page, order| pagemap.folio(page as u32, order).ok())
-                .map(device.bound());
+                .map(device.bound())
+                .flushed();
             assert!(mapped
                 .copies()
                 .all(|(copy, addr)| addr.is_some() && !copy.hole));
-            assert_eq!(mapped.copies().count(), if huge { 1 } else { pages });
+            let copied: usize = mapped.copies().map(|(copy, _)| copy.pages).sum();
+            assert_eq!(copied, pages);
             drop(mapped);
             assert_eq!(pagemap.in_use(), 0);
 
             // Nothing was copied.
-            let collected = session.migrate(&pagemap, range, huge, &mut bench.buf)?;
+            let collected = session.migrate(&mirror, &pagemap, range, huge, &mut bench.buf)?;
             // CAST: Small.
             let installed = collected
                 .ok_or(ENOENT)?
                 .fill(|page, order| pagemap.folio(page as u32, order).ok())
                 .map(device.bound())
+                .flushed()
                 .install(|_| false);
             assert_eq!(installed.pages(), 0);
             drop(installed);
@@ -199,6 +205,49 @@ mod cases {
         Ok(())
     }
 
+    /// A migration waits for its own flush when it copies. Until then whoever takes the same pages
+    /// away has another one.
+    #[test]
+    fn flush_is_owed() -> Result {
+        let mut bench = Bench::small(PAGES, true)?;
+        let pagemap = bench.pagemap();
+        let mut session = bench.f.session()?;
+        let mirror = bench.f.mirror();
+        let interval = session.insert(bench.range, bench.f.mirror())?;
+        let flushes = |bench: &Bench| {
+            let waits = bench.f.space.waits.load(Relaxed);
+            let log = bench.f.space.lock.lock();
+            (waits, log.book().flushes, log.book().flushed)
+        };
+        bench.f.enter(&session, &interval.handle(), bench.range)?;
+
+        let collected = session.migrate(&mirror, &pagemap, bench.range, false, &mut bench.buf)?;
+        let collected = collected.ok_or(ENOENT)?;
+        assert_eq!(bench.f.entered(), 0);
+        let waits = bench.f.space.waits.load(Relaxed);
+        let other = PageRange::page(collected.range().start())?;
+        withdraw(&mirror, other, |_| Ok(()))?;
+        let device = DmaDevice::new()?;
+        // CAST: Small.
+        let filled = collected.fill(|page, order| pagemap.folio(page as u32, order).ok());
+        let (mapped, copies) = filled.map(device.bound()).copy(|flush, mapped| {
+            assert!(flush.is_some());
+            mapped.copies().map(|(copy, _)| copy.pages).sum::<usize>()
+        });
+        drop(mapped);
+        assert_eq!((waits, copies), (0, PAGES));
+        // Two were waited for, of which one was for entries that were gone already.
+        assert_eq!(flushes(&bench), (2, 1, 2));
+        withdraw(&mirror, other, |_| Ok(()))?;
+        assert_eq!(flushes(&bench), (2, 1, 2));
+
+        drop((interval, session, mirror, pagemap));
+        bench.f.set.barrier();
+        assert!(bench.check(bench.range, 1)?);
+        assert!(bench.end()?);
+        Ok(())
+    }
+
     /// Folios of the wrong size or pagemap are given back.
     #[test]
     fn wrong_folios() -> Result {
@@ -206,7 +255,8 @@ mod cases {
         let other = LivePagemap::new(HUGE_PAGES as u32, c"kunit", Ram::new(HUGE_PAGES as u32)?)?;
         let pagemap = bench.pagemap();
         let mut session = bench.f.session()?;
-        let collected = session.migrate(&pagemap, bench.range, false, &mut bench.buf)?;
+        let mirror = bench.f.mirror();
+        let collected = session.migrate(&mirror, &pagemap, bench.range, false, &mut bench.buf)?;
         let filled = collected.ok_or(ENOENT)?.fill(|page, _| match page {
             0 => pagemap.folio(0, Order::Huge).ok(),
             1 => other.folio(0, Order::Page).ok(),
@@ -229,15 +279,16 @@ mod cases {
         let shared = map_shmem(PAGES, PROT_RW)?;
         write_all(shared)?;
         let mut session = bench.f.session()?;
+        let mirror = bench.f.mirror();
         let across = PageRange::from_len(nth(range, 1)?.start(), SZ_2M)?;
         let nothing = PageRange::from_len(VirtAddr::new(0x10000), PAGE_SIZE)?;
         for (range, error) in [(across, EINVAL), (shared, EINVAL), (nothing, ENOENT)] {
-            let result = session.migrate(&pagemap, range, false, &mut bench.buf);
+            let result = session.migrate(&mirror, &pagemap, range, false, &mut bench.buf);
             assert!(result.is_err_and(|given| given == error));
         }
         // The end of the mapping is the end of the migration.
         munmap(nth(range, 10)?)?;
-        let collected = session.migrate(&pagemap, range, false, &mut bench.buf)?;
+        let collected = session.migrate(&mirror, &pagemap, range, false, &mut bench.buf)?;
         assert_eq!(collected.ok_or(ENOENT)?.range().pages(), 10);
         Ok(())
     }

@@ -235,13 +235,12 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             zeroed,
             failed,
         } = migrate::to_vram(
-            &*space.mmu,
+            space,
             self.session,
             index,
             pages,
             &mut stock,
             &mut self.scratch.migration,
-            &space.counters,
         );
         space.pt.lock().book_mut().migrating = None;
         drop(stock);

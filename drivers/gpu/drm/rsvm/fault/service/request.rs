@@ -197,15 +197,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
                 from = page_in_leaf(range.start()) + range.pages();
                 let whole = away == PageSet::FULL;
                 let (session, buf) = (&mut *self.session, &mut self.scratch.migration);
-                let result = migrate::to_system(
-                    &*space.mmu,
-                    session,
-                    pagemap,
-                    range,
-                    whole,
-                    buf,
-                    &space.counters,
-                );
+                let result = migrate::to_system(space, session, pagemap, range, whole, buf);
                 // What cannot be had stays.
                 moved += result.unwrap_or(0);
             }

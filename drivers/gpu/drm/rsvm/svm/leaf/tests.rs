@@ -106,6 +106,8 @@ impl Mmu for FakeMmu {
 
     fn invalidate(&self, _: &FakeTables, _: Option<PageRange>) {}
 
+    fn invalidate_later(&self, _: &FakeTables, _: PageRange) {}
+
     fn wait(&self, (): ()) -> Flushed {
         Flushed::acknowledged()
     }
@@ -136,7 +138,7 @@ impl Mmu for FakeMmu {
         None
     }
 
-    fn transfer(&self, _: &mut dyn Iterator<Item = Transfer>) -> Result {
+    fn transfer(&self, _: Option<&mut ()>, _: &mut dyn Iterator<Item = Transfer>) -> Result {
         Err(ENODEV)
     }
 }
