@@ -18,12 +18,15 @@ pub struct Filled<'m, D: DeviceMemory> {
     core: Core<'m, D>,
 }
 
+/// Most small pages that are copied in one piece: as many as [`RamBlock`] gives.
+const RUN: usize = RamBlock::PAGES;
+
 /// What has to be copied, in one piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Copy {
     /// Where it is in the migration, in pages from the start.
     pub page: usize,
-    /// How many pages: one, or those of a large folio.
+    /// How many pages.
     pub pages: usize,
     /// Index of the first page in device memory.
     pub device: u32,
@@ -68,13 +71,38 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
         self.used().filter_map(|page| self.copy(page))
     }
 
+    /// The same in fewer pieces, with neighbours joined that lie side by side at both ends. It only
+    /// depends on `src` and `dst`.
+    fn runs(&self) -> impl Iterator<Item = Copy> + '_ {
+        let mut copies = self.copies().peekable();
+        core::iter::from_fn(move || {
+            let mut run = copies.next()?;
+            let joins = |run: &Copy, next: &Copy| {
+                let (page, end) = (run.page + run.pages, run.device + run.pages as u32);
+                let frame = |page| self.system_pfn(page).map(Pfn::as_usize);
+                run.pages < RUN
+                    && (next.page, next.device, next.hole) == (page, end, run.hole)
+                    && frame(next.page) == frame(run.page).map(|frame| frame + run.pages)
+            };
+            while copies.next_if(|next| joins(&run, next)).is_some() {
+                run.pages += 1;
+            }
+            Some(run)
+        })
+    }
+
+    /// The first system frame of a copy.
+    fn system_pfn(&self, page: usize) -> Option<Pfn> {
+        let dst = pfn(self.buf.dst[page])?;
+        match self.direction {
+            Direction::ToDevice => self.src_pfn(page),
+            Direction::ToRam => Some(dst),
+        }
+    }
+
     /// The first system page of a copy.
     fn system(&self, page: usize) -> Option<*mut bindings::page> {
-        let dst = pfn(self.buf.dst[page])?;
-        let pfn = match self.direction {
-            Direction::ToDevice => self.src_pfn(page)?,
-            Direction::ToRam => dst,
-        };
+        let pfn = self.system_pfn(page)?;
         // SAFETY: The frame has a `struct page`.
         Some(unsafe { bindings::pfn_to_page(pfn.as_usize()) })
     }
@@ -85,7 +113,7 @@ impl<'m, D: DeviceMemory> Filled<'m, D> {
         Self { core }
     }
 
-    /// What has to be copied, in order.
+    /// What has to be copied, in order, each page or large folio by itself.
     pub fn copies(&self) -> impl Iterator<Item = Copy> + '_ {
         self.core.copies()
     }
@@ -95,8 +123,8 @@ impl<'m, D: DeviceMemory> Filled<'m, D> {
         self.copies().next().is_none()
     }
 
-    /// Maps the system pages for DMA by `dev`. A page for which that fails is left out, and stays
-    /// where it is.
+    /// Maps the system pages for DMA by `dev`. What that fails for is left out, and stays where it
+    /// is.
     pub fn map<'d>(self, dev: &'d Device<Bound>) -> Mapped<'m, 'd, D> {
         let mut mapped = Mapped {
             filled: Some(self),
@@ -172,7 +200,8 @@ impl<'m, D: DeviceMemory> Filled<'m, D> {
 ///
 /// # Invariants
 ///
-/// What is not `UNMAPPED` in `buf.dma` is mapped for `dev`.
+/// What is not `UNMAPPED` in `buf.dma` is mapped for `dev`, from the first page of each of
+/// `Core::runs` to its last.
 #[must_use]
 pub struct Mapped<'m, 'd, D: DeviceMemory> {
     /// [`None`] only after [`Self::into_filled`].
@@ -193,20 +222,23 @@ impl<'m, D: DeviceMemory> Mapped<'m, '_, D> {
             return;
         };
         let (dev, direction) = (self.dev.as_raw(), Self::dma_direction(core));
-        core.buf.dma[..core.count].fill(UNMAPPED);
-        for page in core.used() {
-            let (Some(copy), Some(system)) = (core.copy(page), core.system(page)) else {
+        let mut dma = core::mem::take(&mut core.buf.dma);
+        dma.fill(UNMAPPED);
+        for run in core.runs() {
+            let Some(system) = core.system(run.page) else {
                 continue;
             };
-            let len = copy.pages << PAGE_SHIFT;
-            // SAFETY: `dev` is bound, and the pages stay until they are unmapped.
+            let len = run.pages << PAGE_SHIFT;
+            // SAFETY: `dev` is bound, and the pages, whose frames follow each other, stay until they
+            // are unmapped.
             let addr = unsafe { bindings::dma_map_page_attrs(dev, system, 0, len, direction, 0) };
             // SAFETY: `addr` is what was returned for `dev`.
             if unsafe { bindings::dma_mapping_error(dev, addr) } == 0 {
                 // INVARIANT: Just mapped.
-                core.buf.dma[page] = addr;
+                dma[run.page] = addr;
             }
         }
+        core.buf.dma = dma;
     }
 
     /// Unmaps what is mapped, and returns what was: a bit for each page.
@@ -216,25 +248,29 @@ impl<'m, D: DeviceMemory> Mapped<'m, '_, D> {
             return mapped;
         };
         let (dev, direction) = (self.dev.as_raw(), Self::dma_direction(core));
-        for page in core.used() {
-            let addr = core::mem::replace(&mut core.buf.dma[page], UNMAPPED);
+        let mut dma = core::mem::take(&mut core.buf.dma);
+        for run in core.runs() {
+            let addr = core::mem::replace(&mut dma[run.page], UNMAPPED);
             if addr == UNMAPPED {
                 continue;
             }
-            mapped[page / 64] |= 1 << (page % 64);
-            let len = order(core.buf.dst[page]).pages() << PAGE_SHIFT;
-            // SAFETY: By the type invariants, with the length it was mapped with: `dst` has not
-            // changed.
+            for page in run.page..run.page + run.pages {
+                mapped[page / 64] |= 1 << (page % 64);
+            }
+            let len = run.pages << PAGE_SHIFT;
+            // SAFETY: By the type invariants, with the length it was mapped with: neither `src` nor
+            // `dst` has changed.
             unsafe { bindings::dma_unmap_page_attrs(dev, addr, len, direction, 0) };
         }
+        core.buf.dma = dma;
         mapped
     }
 
-    /// What has to be copied, in order, with where the system memory is on the bus; [`None`] for
-    /// holes.
+    /// What has to be copied, in order and in as few pieces as can be, with where the system memory
+    /// is on the bus; [`None`] for holes.
     pub fn copies(&self) -> impl Iterator<Item = (Copy, Option<DmaAddress>)> + '_ {
         self.filled.iter().flat_map(|Filled { core }| {
-            core.copies().filter_map(|copy| {
+            core.runs().filter_map(|copy| {
                 let addr = Some(core.buf.dma[copy.page]).filter(|addr| *addr != UNMAPPED);
                 (addr.is_some() || copy.hole).then_some((copy, addr))
             })
@@ -249,7 +285,8 @@ impl<'m, D: DeviceMemory> Mapped<'m, '_, D> {
     }
 
     /// Takes the pages from the device, which must have stopped to use them, and does what
-    /// [`Filled::install`] does. `copied` is asked about what [`Self::copies`] gave.
+    /// [`Filled::install`] does. `copied` is asked about each page or large folio of what
+    /// [`Self::copies`] gave.
     pub fn install(mut self, mut copied: impl FnMut(&Copy) -> bool) -> Installed<'m, D> {
         let mapped = self.unmap_all();
         let was_mapped = |page: usize| mapped[page / 64] & 1 << (page % 64) != 0;
