@@ -13,15 +13,16 @@
 export CARGO_TARGET_DIR=$BUILD/cargo
 
 export KERNEL=${KERNEL:-test}
-# Hang guards, for a VM and for a program in it, in seconds.
+# Hang guards, for a VM and for a program in it, in seconds. What fills all of the device's memory
+# takes its time on the debug kernel.
 case $KERNEL in
 debug)
 	stages='selftests selftests-v3 selftests-late-acks selftests-two-gpus selftests-small-vram removal alloc' mem=6G vm_limit=9000 limit=1800
-	scale=RSVM_SCALE=4
+	scale=RSVM_SCALE=4 vram='--vram 96M'
 	;;
 *)
 	stages='model kunit compile-fail selftests selftests-v3 selftests-late-acks selftests-two-gpus selftests-small-vram removal'
-	mem=4G vm_limit=1500 limit=600 scale=''
+	mem=4G vm_limit=1500 limit=600 scale='' vram=''
 	;;
 esac
 STAGES=${STAGES:-$stages}
@@ -98,11 +99,11 @@ selftest() {
 	add "$stage" "$1" "$2" "$3" "$status"
 }
 
-stage_selftests() { selftest selftests CMD="$scale sh selftests/run.sh -t $limit"; }
+stage_selftests() { selftest selftests VGPU_ARGS="$vram" CMD="$scale sh selftests/run.sh -t $limit"; }
 
 # The page-table formats differ; what faults, maps and unmaps runs on both.
 stage_selftests-v3() {
-	selftest selftests-v3 VGPU_ARGS='--mmu 3' CMD="$scale sh selftests/run.sh -t $limit memory mm fault stats"
+	selftest selftests-v3 VGPU_ARGS="--mmu 3 $vram" CMD="$scale sh selftests/run.sh -t $limit memory mm fault stats"
 }
 
 # Acknowledgements of invalidates and replays take their time, and so do atomics.
