@@ -411,8 +411,8 @@ impl<T: Mirror> MmSession<'_, T> {
     /// so or is not allocated yet; if it is false, large folios are split.
     ///
     /// Pages that are busy are left out. Takes `mmap_lock` and holds it until the end; calls
-    /// [`Mirror::revoke`] of `mirror`, which is this session's, for the range. Needs to be called without any lock that a [`Mirror`] or
-    /// [`DeviceMemory`] takes.
+    /// [`Mirror::revoke`] of `mirror`, which is this session's, for the range. Needs to be called
+    /// without any lock that a [`Mirror`] or [`DeviceMemory`] takes.
     ///
     /// [`None`] if there is nothing to move.
     ///

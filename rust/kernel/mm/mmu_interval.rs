@@ -37,7 +37,8 @@
 //! As the lock is released between the passes, a second invalidation can find the entries of a
 //! range cleared while the flush of that is under way. It must not return before the device
 //! forgot them either, so the lock keeps the hull of all ranges whose flush is not acknowledged,
-//! and an invalidation that touches the hull has a flush of its own even if it cleared nothing.
+//! and an invalidation that touches the hull has a flush of its own, of its whole range, whatever
+//! it cleared.
 //! Waiting for the other flush instead would deadlock where both are passes of one call.
 //!
 //! An invalidation that must not sleep (from the OOM killer) is refused before anything changes if
@@ -114,7 +115,8 @@ pub trait Mirror: Sized + Send + Sync + 'static {
     /// Other state under the same lock, free to change at any time: the list of intervals, say.
     type Book: Send;
 
-    /// A flush that was started, with what must stay until the device acknowledged it.
+    /// A flush that is due, most often started, with what must stay until the device acknowledged
+    /// it.
     type Flush: Send;
 
     /// The same, acknowledged.
@@ -139,19 +141,16 @@ pub trait Mirror: Sized + Send + Sync + 'static {
     fn is_live(&self, range: PageRange, pt: &Self::Pt) -> bool;
 
     /// Takes away all entries in [`Event::range`], marks the folios of writable ones dirty, and
-    /// starts a flush of them; [`None`] if there were none.
+    /// starts a flush of them, or of the whole range if [`Event::must_flush`]; [`None`] if neither
+    /// is due. The flush of an [`Event::is_owed`] may be started later.
     ///
     /// Nothing outside the range may be lost, except that a device entry that reaches further may
     /// go as a whole. Called with the lock held, possibly in reclaim: may sleep for a bounded time,
     /// may not allocate.
     fn revoke(&self, event: &Event, pt: Revoke<'_, Self>) -> Option<Self::Flush>;
 
-    /// Starts a flush of `range`, whose entries were taken away a moment ago.
-    ///
-    /// Called like [`Mirror::revoke`].
-    fn flush(&self, range: PageRange, pt: Revoke<'_, Self>) -> Self::Flush;
-
-    /// Waits until the device acknowledged `flush`, or cannot reach memory any more.
+    /// Waits until the device acknowledged `flush`, which it starts if nobody has, or until the
+    /// device cannot reach memory any more.
     ///
     /// Must return within a bounded time. Called without the lock, possibly in reclaim.
     fn wait(&self, flush: Self::Flush) -> Self::Flushed;
@@ -205,6 +204,7 @@ pub struct Event {
     range: PageRange,
     reason: Reason,
     is_owed: bool,
+    must_flush: bool,
 }
 
 impl Event {
@@ -213,6 +213,7 @@ impl Event {
             range,
             reason,
             is_owed: false,
+            must_flush: false,
         }
     }
 
@@ -226,6 +227,13 @@ impl Event {
     #[inline]
     pub fn reason(&self) -> Reason {
         self.reason
+    }
+
+    /// Whether a flush is due whatever is found, and of the whole range: entries in it went a
+    /// moment ago, and the device may not have forgotten them.
+    #[inline]
+    pub fn must_flush(&self) -> bool {
+        self.must_flush
     }
 
     /// Whether the flush will be handed to a migration of this thread's own, which waits for it

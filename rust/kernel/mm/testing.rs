@@ -207,9 +207,11 @@ pub(super) struct Tables {
 pub(super) struct Log {
     pub(super) revokes: usize,
     pub(super) last: Option<(PageRange, Reason)>,
-    /// Calls of [`Mirror::flush`].
+    /// Flushes though no entry was there.
     pub(super) flushes: usize,
     pub(super) flushed: usize,
+    /// Hull of the pages of the last flush that was acknowledged.
+    pub(super) last_flushed: Option<PageRange>,
 }
 
 #[pin_data]
@@ -224,7 +226,7 @@ pub(super) struct Space {
 
 pub(super) struct Fake(Arc<Space>);
 
-pub(super) struct FakeFlush;
+pub(super) struct FakeFlush(PageRange);
 
 impl Tables {
     fn hit(&self, range: PageRange) -> core::ops::Range<usize> {
@@ -259,14 +261,15 @@ impl Mirror for Fake {
         log.revokes += 1;
         log.last = Some((event.range(), event.reason()));
         let hit = pt.hit(event.range());
-        let live = pt.entries[hit.clone()].iter().any(Option::is_some);
-        pt.entries[hit].fill(None);
-        live.then_some(FakeFlush)
-    }
-
-    fn flush(&self, _range: PageRange, mut pt: Revoke<'_, Self>) -> FakeFlush {
-        pt.book().flushes += 1;
-        FakeFlush
+        let mut due = event.must_flush().then_some(event.range());
+        let mut found = false;
+        for entry in hit.filter(|&entry| pt.entries[entry].take().is_some()) {
+            found = true;
+            let page = nth(pt.range, entry).ok();
+            due = page.map(|page| due.map_or(page, |range| range.hull(page)));
+        }
+        log.flushes += usize::from(due.is_some() && !found);
+        due.map(FakeFlush)
     }
 
     fn wait(&self, flush: FakeFlush) -> FakeFlush {
@@ -274,8 +277,10 @@ impl Mirror for Fake {
         flush
     }
 
-    fn flushed(&self, _flushed: FakeFlush, mut pt: Revoke<'_, Self>) {
-        pt.book().flushed += 1;
+    fn flushed(&self, FakeFlush(range): FakeFlush, mut pt: Revoke<'_, Self>) {
+        let log = pt.book();
+        log.flushed += 1;
+        log.last_flushed = Some(range);
     }
 }
 

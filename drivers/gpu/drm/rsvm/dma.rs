@@ -72,16 +72,19 @@ where
         Ok(io_read!(&*memory, [try: index]))
     }
 
-    /// Reads an element until `done` says that it is as it has to be, or `bound` is over. Sleeps.
+    /// Reads an element until `done` says that it is as it has to be, or `bound` is over, not
+    /// counting [`SPIN`]. Sleeps.
     ///
     /// # Errors
     ///
     /// `ETIMEDOUT`, and those of [`read`](Self::read).
     pub(crate) fn poll(&self, index: usize, done: impl Fn(&T) -> bool, bound: Delta) -> Result {
         let poll = |pause, bound| read_poll_timeout(|| self.read(index), &done, pause, bound);
-        poll(Delta::ZERO, SPIN)
-            .or_else(|_| poll(POLL, bound))
-            .map(|_| ())
+        match poll(Delta::ZERO, SPIN) {
+            Err(err) if err == ETIMEDOUT => poll(POLL, bound),
+            other => other,
+        }
+        .map(|_| ())
     }
 
     /// # Errors

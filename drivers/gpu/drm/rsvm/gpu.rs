@@ -457,7 +457,7 @@ impl Mmu for Gpu {
 
     fn transfer(
         &self,
-        first: Option<&mut InFlight>,
+        mut first: Option<&mut InFlight>,
         transfers: &mut dyn Iterator<Item = Transfer>,
     ) -> Result {
         let place = |target| match target {
@@ -465,12 +465,8 @@ impl Mmu for Gpu {
             Target::Vram(offset) => Place::Vram(offset),
         };
         let mut batch = self.copy_batch()?;
-        let mut acknowledges = None;
-        if let Some(flush) = first {
-            if let InFlight::Unsent(pdb, range) = *flush {
-                batch.first(&downgrade(pdb, Some(range)))?;
-                acknowledges = Some(flush);
-            }
+        if let Some(&mut InFlight::Unsent(pdb, range)) = first.as_deref_mut() {
+            batch.first(&downgrade(pdb, Some(range)))?;
         }
         for Transfer { from, to, len } in transfers {
             match from {
@@ -479,7 +475,7 @@ impl Mmu for Gpu {
             }
         }
         batch.submit()?.wait()?;
-        if let Some(flush) = acknowledges {
+        if let Some(flush) = first {
             *flush = InFlight::Sent(None);
         }
         Ok(())

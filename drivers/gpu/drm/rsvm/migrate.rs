@@ -10,8 +10,8 @@
 //! Back to system memory, for a CPU that touches a page or to make room, it is the other way round:
 //! see [`memory`].
 //!
-//! Locks: called with none but the worker's own. While folios are locked, only leaves are taken:
-//! those of the copy engine.
+//! Locks: called with none but the worker's own. While folios are locked, the copy engine's are
+//! taken, and after these the page-table lock and what it is outside of.
 
 pub(crate) mod memory;
 

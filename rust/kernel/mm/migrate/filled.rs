@@ -123,8 +123,8 @@ impl<'m, D: DeviceMemory> Filled<'m, D> {
         self.copies().next().is_none()
     }
 
-    /// Maps the system pages for DMA by `dev`. What that fails for is left out, and stays where it
-    /// is.
+    /// Maps the system pages for DMA by `dev`, one that is coherent and needs no bounce buffers. What
+    /// that fails for is left out, and stays where it is.
     pub fn map<'d>(self, dev: &'d Device<Bound>) -> Mapped<'m, 'd, D> {
         let mut mapped = Mapped {
             filled: Some(self),

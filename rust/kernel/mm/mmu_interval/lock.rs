@@ -39,7 +39,7 @@ pub(in crate::mm) struct Protected<T: Mirror> {
 // Nothing in it is ever handed out pinned.
 impl<T: Mirror> Unpin for Protected<T> {}
 
-/// Flushes that were started and not yet waited for.
+/// Flushes that are due and not yet waited for.
 #[derive(Default)]
 struct Unacknowledged {
     count: usize,
@@ -155,8 +155,8 @@ impl<T: Mirror> PtGuard<'_, T> {
         }
     }
 
-    /// Notes that a flush of `range` was started.
-    pub(super) fn flush_started(&mut self, range: PageRange) {
+    /// Notes that a flush of `range` is due.
+    pub(super) fn flush_is_due(&mut self, range: PageRange) {
         let flushes = &mut self.inner.unacknowledged;
         flushes.count += 1;
         flushes.hull = Some(flushes.hull.map_or(range, |hull| hull.hull(range)));
@@ -171,7 +171,7 @@ impl<T: Mirror> PtGuard<'_, T> {
         }
     }
 
-    /// Whether a flush is under way that may concern `range`.
+    /// Whether a flush is due that may concern `range`.
     pub(super) fn is_unacknowledged(&self, range: PageRange) -> bool {
         self.inner
             .unacknowledged

@@ -13,22 +13,19 @@ use crate::{
     prelude::*, //
 };
 
-/// Takes away the entries in `range` and starts the flush that is due.
+/// Takes away the entries in the range of `event` and starts the flush that is due.
 pub(super) fn revoke<T: Mirror>(
     mirror: &T,
     guard: &mut PtGuard<'_, T>,
-    event: Event,
+    mut event: Event,
 ) -> Option<T::Flush> {
     let range = event.range;
-    let cleared = mirror.revoke(&event, guard.revoke());
-    // A flush that is under way was started by another invalidation, which may wait for it
-    // after this one has returned, so this one needs its own.
-    let flush = match cleared {
-        None if guard.is_unacknowledged(range) => Some(mirror.flush(range, guard.revoke())),
-        flush => flush,
-    };
+    // A flush that is due already is waited for by another invalidation, perhaps after this one has
+    // returned, and may not even be sent. So this one needs its own.
+    event.must_flush = guard.is_unacknowledged(range);
+    let flush = mirror.revoke(&event, guard.revoke());
     if flush.is_some() {
-        guard.flush_started(range);
+        guard.flush_is_due(range);
     }
     flush
 }

@@ -276,6 +276,17 @@ impl Place {
 #[kunit_tests(rsvm_copy_methods)]
 mod tests {
     use super::*;
+    use crate::{
+        mmu::tlb::Barrier,
+        svm::device::Pdb, //
+    };
+    use kernel::{
+        mm::addr::{
+            PageRange,
+            VirtAddr, //
+        },
+        page::PAGE_SIZE, //
+    };
 
     const SYS: Place = Place::System(0x1_2345_6000);
 
@@ -393,6 +404,14 @@ mod tests {
     fn the_largest_batch_fits() -> Result {
         let mut methods = Methods::new()?;
         methods.begin();
+        let mut program = Program::new();
+        // Two blocks: it lies across a large power of two.
+        let middle = VirtAddr::new(1 << 40);
+        let range = PageRange::new(VirtAddr::new((1 << 40) - PAGE_SIZE), middle)?;
+        let range = range.hull(PageRange::page(middle)?);
+        program.invalidate(Pdb(0x1000), Some(range), Barrier::Downgrade);
+        assert_eq!(program.words().len(), INVALIDATE_WORDS);
+        methods.first(&program)?;
         for i in 0..MAX_OPS as u64 {
             let vram = Place::Vram(i << 20);
             let sys = Place::System(i << 20);

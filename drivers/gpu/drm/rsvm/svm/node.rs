@@ -265,6 +265,8 @@ pub(crate) struct Due {
     discard: bool,
     /// The node may be empty then.
     prune: bool,
+    /// A migration has it done.
+    is_owed: bool,
 }
 
 impl<M: Mmu> Mirror for Mirrored<M> {
@@ -339,6 +341,12 @@ impl<M: Mmu> Mirror for Mirrored<M> {
                 cleared = Some(cleared.map_or(more, |range| range.hull(more)));
             }
         });
+        if cleared.is_some() && !discard {
+            space.counters.invalidations.add(1);
+        }
+        if event.must_flush() {
+            cleared = Some(cleared.map_or(range, |cleared| cleared.hull(range)));
+        }
         let prune = event.reason() == Reason::Unmap;
         let Some(cleared) = cleared else {
             if prune {
@@ -346,9 +354,6 @@ impl<M: Mmu> Mirror for Mirrored<M> {
             }
             return None;
         };
-        if !discard {
-            space.counters.invalidations.add(1);
-        }
         let in_flight = if event.is_owed() {
             space.mmu.invalidate_later(&tree.tables, cleared)
         } else {
@@ -360,23 +365,13 @@ impl<M: Mmu> Mirror for Mirrored<M> {
                 range,
                 discard,
                 prune,
+                is_owed: event.is_owed(),
             },
         })
     }
 
-    fn flush(&self, range: PageRange, mut pt: Revoke<'_, Self>) -> Flush<M> {
-        Flush {
-            in_flight: self.0.mmu.invalidate(&pt.pt().tables, Some(range)),
-            due: Due {
-                range,
-                discard: false,
-                prune: false,
-            },
-        }
-    }
-
     fn wait(&self, flush: Flush<M>) -> (Flushed, Due) {
-        if !flush.due.discard {
+        if !flush.due.discard && !flush.due.is_owed {
             INJECT.during_invalidation();
         }
         (self.0.mmu.wait(flush.in_flight), flush.due)

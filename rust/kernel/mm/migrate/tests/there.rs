@@ -206,10 +206,15 @@ mod cases {
     }
 
     /// A migration waits for its own flush when it copies. Until then whoever takes the same pages
-    /// away has another one.
+    /// away has another one, of all of them.
     #[test]
     fn flush_is_owed() -> Result {
         let mut bench = Bench::small(PAGES, true)?;
+        let all = bench.range;
+        let part = |from: usize, end: usize| {
+            PageRange::new(nth(all, from)?.start(), nth(all, end - 1)?.end())
+        };
+        let (mine, other) = (part(0, 4)?, part(2, 6)?);
         let pagemap = bench.pagemap();
         let mut session = bench.f.session()?;
         let mirror = bench.f.mirror();
@@ -219,14 +224,19 @@ mod cases {
             let log = bench.f.space.lock.lock();
             (waits, log.book().flushes, log.book().flushed)
         };
-        bench.f.enter(&session, &interval.handle(), bench.range)?;
+        bench.f.enter(&session, &interval.handle(), all)?;
 
-        let collected = session.migrate(&mirror, &pagemap, bench.range, false, &mut bench.buf)?;
+        let collected = session.migrate(&mirror, &pagemap, mine, false, &mut bench.buf)?;
         let collected = collected.ok_or(ENOENT)?;
-        assert_eq!(bench.f.entered(), 0);
+        assert_eq!(bench.f.entered(), 0xf0);
         let waits = bench.f.space.waits.load(Relaxed);
-        let other = PageRange::page(collected.range().start())?;
+        // Two of its pages have entries, the others had.
         withdraw(&mirror, other, |_| Ok(()))?;
+        assert_eq!(bench.f.entered(), 0xc0);
+        assert!(bench.f.space.lock.lock().book().last_flushed == Some(other));
+        // None has.
+        withdraw(&mirror, mine, |_| Ok(()))?;
+        assert!(bench.f.space.lock.lock().book().last_flushed == Some(mine));
         let device = DmaDevice::new()?;
         // CAST: Small.
         let filled = collected.fill(|page, order| pagemap.folio(page as u32, order).ok());
@@ -235,11 +245,11 @@ mod cases {
             mapped.copies().map(|(copy, _)| copy.pages).sum::<usize>()
         });
         drop(mapped);
-        assert_eq!((waits, copies), (0, PAGES));
-        // Two were waited for, of which one was for entries that were gone already.
-        assert_eq!(flushes(&bench), (2, 1, 2));
-        withdraw(&mirror, other, |_| Ok(()))?;
-        assert_eq!(flushes(&bench), (2, 1, 2));
+        assert_eq!((waits, copies), (0, 4));
+        // Three were waited for, of which one was for entries that were gone already.
+        assert_eq!(flushes(&bench), (3, 1, 3));
+        withdraw(&mirror, mine, |_| Ok(()))?;
+        assert_eq!(flushes(&bench), (3, 1, 3));
 
         drop((interval, session, mirror, pagemap));
         bench.f.set.barrier();
