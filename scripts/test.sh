@@ -99,7 +99,7 @@ selftest() {
 	add "$stage" "$1" "$2" "$3" "$status"
 }
 
-stage_selftests() { selftest selftests VGPU_ARGS="$vram" CMD="$scale sh selftests/run.sh -t $limit"; }
+stage_selftests() { selftest selftests VGPU_ARGS="${VGPU_ARGS:-$vram}" CMD="$scale sh selftests/run.sh -t $limit"; }
 
 # The page-table formats differ; what faults, maps and unmaps runs on both.
 stage_selftests-v3() {
