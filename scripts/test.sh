@@ -18,7 +18,7 @@ export KERNEL=${KERNEL:-test}
 case $KERNEL in
 debug)
 	stages='selftests selftests-v3 selftests-late-acks selftests-two-gpus selftests-small-vram removal alloc' mem=6G vm_limit=9000 limit=1800
-	scale=RSVM_SCALE=4 vram='--vram 96M'
+	scale=RSVM_SCALE=4 vram='--vram 128M'
 	;;
 *)
 	stages='model kunit compile-fail selftests selftests-v3 selftests-late-acks selftests-two-gpus selftests-small-vram removal'
