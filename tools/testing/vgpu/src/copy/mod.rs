@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use transfer::{release, Failure, Transfer};
 
 /// Launches a channel may hand over before its PBDMA has to wait.
-pub const DEPTH: usize = 64;
+pub const DEPTH: usize = 32;
 
 /// Bits of the status register 0x104410.
 const STATUS_LAUNCH_ERROR: u32 = 1 << 2;
