@@ -22,13 +22,14 @@ use kernel::{
 pub fn case<T: Mirror>(
     session: &mut MmSession<'_, T>,
     interval: &IntervalRef<T>,
+    mirror: &T,
     pagemap: &Pagemap<T::Memory>,
     range: PageRange,
     timeout: Jiffies,
     buf: &mut MigrateBuf,
     pfns: &mut PfnBuf,
 ) {
-    let Ok(Some(collected)) = session.migrate(pagemap, range, true, buf) else {
+    let Ok(Some(collected)) = session.migrate(mirror, pagemap, range, true, buf) else {
         return;
     };
     let _ = session.fault_in(interval, range, true, timeout, pfns);

@@ -16,12 +16,13 @@ use kernel::mm::{
 /// The case.
 pub fn case<T: Mirror>(
     session: &mut MmSession<'_, T>,
+    mirror: &T,
     pagemap: &Pagemap<T::Memory>,
     range: PageRange,
     first: &mut MigrateBuf,
     second: &mut MigrateBuf,
 ) {
-    let collected = session.migrate(pagemap, range, true, first);
-    let _ = session.migrate(pagemap, range, true, second);
+    let collected = session.migrate(mirror, pagemap, range, true, first);
+    let _ = session.migrate(mirror, pagemap, range, true, second);
     drop(collected);
 }
