@@ -497,8 +497,8 @@ impl<T: Mirror> MmSession<'_, T> {
         };
         collected.core._mmap = Some(mmap);
         let near = Some((vma, range.start()));
-        Unflushed::new(owed, collected)
-            .try_map(|collected| collected.fill_ram(near, huge))
-            .map(Some)
+        // On an error `owed` outlives what was collected, of which nothing is put in place either way.
+        let filled = collected.fill_ram(near, huge)?;
+        Ok(Some(Unflushed::new(owed, filled)))
     }
 }

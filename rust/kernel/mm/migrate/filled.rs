@@ -78,6 +78,7 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
         core::iter::from_fn(move || {
             let mut run = copies.next()?;
             let joins = |run: &Copy, next: &Copy| {
+                // CAST: Less than 512.
                 let (page, end) = (run.page + run.pages, run.device + run.pages as u32);
                 let frame = |page| self.system_pfn(page).map(Pfn::as_usize);
                 run.pages < RUN

@@ -27,12 +27,6 @@ impl<'m, T: Mirror, S> Unflushed<'m, T, S> {
         Self { owed, stage }
     }
 
-    pub(super) fn try_map<R>(self, f: impl FnOnce(S) -> Result<R>) -> Result<Unflushed<'m, T, R>> {
-        let Self { owed, stage } = self;
-        // On an error `owed` outlives the stage, of which nothing is put in place either way.
-        Ok(Unflushed::new(owed, f(stage)?))
-    }
-
     fn map_stage<R>(self, f: impl FnOnce(S) -> R) -> Unflushed<'m, T, R> {
         Unflushed::new(self.owed, f(self.stage))
     }
