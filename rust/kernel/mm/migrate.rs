@@ -419,7 +419,7 @@ impl<T: Mirror> MmSession<'_, T> {
     /// # Errors
     ///
     /// [`ENOENT`] if nothing is mapped at the start; [`EINVAL`] for a wrong range, and if what is
-    /// mapped there never can go to a device.
+    /// mapped there never can go to a device; [`EINTR`] if the thread is killed.
     pub fn migrate<'m>(
         &'m mut self,
         mirror: &'m T,
@@ -432,7 +432,7 @@ impl<T: Mirror> MmSession<'_, T> {
         if !block.covers(range) {
             return Err(EINVAL);
         }
-        let mmap = self.mm().mmap_read_lock();
+        let mmap = self.mm().mmap_read_lock_killable()?;
         let vma = mmap.vma_lookup(range.start().as_usize()).ok_or(ENOENT)?;
         if vma.flags() & flags::SHARED != 0 {
             return Err(EINVAL);
@@ -464,7 +464,8 @@ impl<T: Mirror> MmSession<'_, T> {
     ///
     /// # Errors
     ///
-    /// [`ENOENT`] if nothing is mapped at the start; [`EINVAL`] for a wrong range; [`ENOMEM`].
+    /// [`ENOENT`] if nothing is mapped at the start; [`EINVAL`] for a wrong range; [`ENOMEM`];
+    /// [`EINTR`] if the thread is killed.
     pub fn recall<'m>(
         &'m mut self,
         mirror: &'m T,
@@ -477,7 +478,7 @@ impl<T: Mirror> MmSession<'_, T> {
         if !block.covers(range) {
             return Err(EINVAL);
         }
-        let mmap = self.mm().mmap_read_lock();
+        let mmap = self.mm().mmap_read_lock_killable()?;
         let vma = mmap.vma_lookup(range.start().as_usize()).ok_or(ENOENT)?;
         // SAFETY: Used as long as the lock is held only: by `mmap`, then by what is collected.
         let vma = unsafe { VmaRef::from_raw(vma.as_ptr()) };

@@ -318,7 +318,7 @@ impl<T: Mirror> MmSession<'_, T> {
     /// What of `range` the first mapping in it covers, at this moment; [`None`] if nothing is mapped
     /// there. Takes `mmap_lock`.
     pub fn first_mapped(&self, range: PageRange) -> Option<PageRange> {
-        let _mmap = self.mm.mmap_read_lock();
+        let _mmap = self.mm.mmap_read_lock_killable().ok()?;
         // SAFETY: The lock is held.
         let vma = unsafe { bindings::find_vma(self.mm.as_raw(), range.start().as_usize()) };
         if vma.is_null() {
@@ -331,13 +331,14 @@ impl<T: Mirror> MmSession<'_, T> {
     }
 
     /// Writes a value to the process's memory with a single store, for threads that look at it all
-    /// the time. For kernel threads, such as those of workqueues. May sleep as long as the memory's
-    /// owner likes.
+    /// the time. A kernel thread, such as one of a workqueue, may sleep there as long as the memory's
+    /// owner likes; one of the process itself does not sleep.
     ///
     /// # Errors
     ///
     /// [`EINVAL`] if the address is not a multiple of eight; [`EFAULT`] if it cannot be written;
-    /// [`EPERM`] if the calling thread is none of the kernel.
+    /// [`EAGAIN`] if only a kernel thread can tell, as the memory is not there at the moment or
+    /// another process's.
     pub fn store_u64(&self, addr: VirtAddr, value: u64) -> Result {
         if addr.as_usize() % size_of::<u64>() != 0 {
             return Err(EINVAL);
@@ -345,7 +346,7 @@ impl<T: Mirror> MmSession<'_, T> {
         // SAFETY: `self` keeps `mm_users` up. The address is checked by `put_user`, and the thread
         // by the helper.
         to_result(unsafe {
-            bindings::kthread_put_user_u64(
+            bindings::mm_put_user_u64(
                 self.mm.as_raw(),
                 value,
                 core::ptr::without_provenance_mut(addr.as_usize()),
