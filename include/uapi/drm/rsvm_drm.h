@@ -485,7 +485,9 @@ struct drm_rsvm_svm_range {
  *	pointer, 8-byte aligned, or 0 for no fence.
  * @fence_value: what to write.
  *
- * Returns at once; the pages move while the process and the device go on. What
+ * Returns at once; the pages move while the process and the device go on. Only
+ * what takes less than waking somebody up, 2 MiB or less on their way to system
+ * memory while the mirror is idle, may be done before it returns. What
  * cannot move, because it is no private anonymous memory, in use by the kernel or
  * forbidden by DRM_RSVM_SVM_ATTR_NO_MIGRATE, or because there is no room, stays:
  * SVM_GET_ATTR tells. To device memory, unbacked anonymous memory is allocated

@@ -221,6 +221,46 @@ TEST_F(migrate, back_in_few_pieces)
 }
 
 /*
+ * One leaf at a time, which its caller's thread brings back. Holds: that does not
+ * wait for the memory of the fence, which may be absent, on the device, on its way
+ * itself or read-only; it is written all the same, if it can be.
+ */
+TEST_F(migrate, fence_is_anywhere)
+{
+	char *leaf[] = { self->m.p, self->m.p + LEAF };
+	char *absent = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *fences[] = { absent, leaf[1] + 8, leaf[0] + 8, absent + PAGE };
+	struct drm_rsvm_wait_user_fence w = {
+		.queue_id = self->g.queue,
+		.op = DRM_RSVM_FENCE_EQ,
+		.value = 1,
+		.mask = ~0ull,
+		.deadline_ns = INT64_MAX,
+	};
+
+	ASSERT_NE(MAP_FAILED, absent);
+	ASSERT_OK(mprotect(absent + PAGE, PAGE, PROT_READ));
+	for (size_t i = 0; i < ARRAY_SIZE(fences); i++) {
+		fill(self->m.p, PAGES, 1);
+		*word_at(self->m.p, 8) = 0;
+		*word_at(self->m.p, LEAF + 8) = 0;
+		ASSERT_OK(svm_migrate(&self->g, self->m.p, SIZE, TO_VRAM));
+		ASSERT_OK(svm_migrate_start(&self->g, leaf[0], LEAF, TO_SYSTEM,
+					    word_at(fences[i], 0), 1));
+		w.addr = (uintptr_t)fences[i];
+		if (i + 1 < ARRAY_SIZE(fences)) {
+			ASSERT_OK(rsvm_ioctl(self->g.fd, DRM_IOCTL_RSVM_WAIT_USER_FENCE, &w));
+			*word_at(fences[i], 0) = 0;
+		}
+		/* This is behind it in any case. */
+		EXPECT_EQ(LEAF, svm_in_system(&self->g, leaf[0], LEAF));
+		EXPECT_EQ(0, wrong(self->m.p, PAGES, 1));
+	}
+	munmap(absent, 2 * PAGE);
+}
+
+/*
  * Pages without memory among those that come back stay without. Holds: a CPU
  * never gets a page that nothing was copied to; it would hold what its last
  * owner left there.

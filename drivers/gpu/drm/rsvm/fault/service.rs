@@ -64,7 +64,7 @@ use kernel::{
 
 /// Leaves served in a turn; then the device is told, and others have theirs.
 const LEAVES_PER_TURN: usize = 32;
-/// What the worker of a space needs, allocated beforehand.
+/// What it takes to work for a space, allocated beforehand.
 pub(crate) struct Scratch<M: Mmu> {
     batch: Batch,
     /// Ranges whose PTEs the device has to learn about.
@@ -141,7 +141,9 @@ impl<M: Mmu> Scratch<M> {
         }
         batch.clear();
         self.batch = batch;
-        self.serve_request(space);
+        if let Some(request) = space.take_request() {
+            self.carry_out(space, request);
+        }
         if let Some(until) = self.rest.take() {
             space.rest(seen, until);
         }

@@ -2,7 +2,8 @@
 
 //! What users ask the worker of a space to do: move ranges, or tell where they are.
 //!
-//! Requests are served a few leaves at a time, between turns of faults, in the order they came.
+//! Requests are served a few leaves at a time, between turns of faults, in the order they came. One
+//! that is done soon does not wait for the worker, if that has nothing to do.
 
 use super::{
     device::{
@@ -79,6 +80,17 @@ impl Request {
         self.at.0 == self.ranges.len()
     }
 
+    /// Whether it takes so little that who asks can do it just as well: pages of one leaf on their
+    /// way to system memory. The way to device memory may have to wait for room there.
+    fn is_short(&self) -> bool {
+        let [range] = &self.ranges[..] else {
+            return false;
+        };
+        let last = VirtAddr::new(range.end().as_usize() - PAGE_SIZE);
+        matches!(self.task, Task::Move(Location::System))
+            && leaf_index(range.start()) == leaf_index(last)
+    }
+
     /// The next leaf, and the pages in it.
     pub(crate) fn next(&mut self) -> Option<(usize, Range<usize>)> {
         let (n, done) = self.at;
@@ -150,13 +162,14 @@ pub(crate) struct Look {
     pub(crate) report: Mutex<Report>,
 }
 
-/// Room for requests that wait, and one that the worker puts back.
+/// Room for requests that wait, and one that is put back.
 pub(super) fn queue() -> Result<KVVec<Request>> {
     Ok(KVVec::with_capacity(MAX_PENDING + 1, GFP_KERNEL)?)
 }
 
 impl<M: Mmu> Space<M> {
-    /// Has the worker do something. Does not wait for it.
+    /// Has the worker do something. Does not wait for it, but where it is idle, what takes little is
+    /// done at once: then wake-ups would take longer than the work. Sleeps on mmap_lock, killably.
     ///
     /// # Errors
     ///
@@ -169,9 +182,19 @@ impl<M: Mmu> Space<M> {
         if requests.len() >= MAX_PENDING {
             return Err(EBUSY);
         }
-        // There is room for one more.
-        let _ = requests.push_within_capacity(request);
-        drop(requests);
+        let at_once = requests.is_empty() && request.is_short();
+        if let Some(mut scratch) = at_once.then(|| self.scratch.try_lock()).flatten() {
+            drop(requests);
+            scratch.carry_out(self, request);
+            drop(scratch);
+            if self.requests.lock().is_empty() {
+                return Ok(());
+            }
+        } else {
+            // There is room for one more.
+            let _ = requests.push_within_capacity(request);
+            drop(requests);
+        }
         self.wake_worker(self);
         Ok(())
     }
@@ -186,7 +209,7 @@ impl<M: Mmu> Space<M> {
     pub(crate) fn put_request(&self, request: Request) {
         let mut requests = self.requests.lock();
         if !self.is_detached() {
-            // Only the worker does this, and a place is left for it.
+            // Only who holds `scratch` does this, and a place is left for it.
             let _ = requests.insert_within_capacity(0, request);
         }
     }

@@ -7,8 +7,9 @@
 //! [`Space::detach`] takes everything away from the device without waiting for the worker; the
 //! worker finds the intervals dead, drops what it has, and takes the space apart.
 //!
-//! Locks, outermost first: `scratch` (the worker's, held while it blocks; nobody else takes it) ›
-//! mmap_lock (inside the wrappers of `kernel::mm`) › folio lock › `pt` › those of the [`Mmu`].
+//! Locks, outermost first: `scratch` (of who works for the space, the worker as a rule, and held
+//! while it blocks; others only try it) › mmap_lock (inside the wrappers of `kernel::mm`) › folio
+//! lock › `pt` › those of the [`Mmu`].
 //! `detaching` is outside of `pt` and held by nobody who has one of the others; `pending` is a leaf.
 
 use super::{
@@ -146,7 +147,7 @@ pub(crate) struct Space<M: Mmu> {
     #[pin]
     pending: SpinLock<Pending>,
     #[pin]
-    scratch: Mutex<Scratch<M>>,
+    pub(super) scratch: Mutex<Scratch<M>>,
     pub(crate) sink: Arc<dyn FaultSink>,
     pub(crate) counters: Counters,
     /// Who device memory is charged to; `None` if there is none.
@@ -353,7 +354,7 @@ impl<M: Mmu> Space<M> {
         let _ = WORKERS.enqueue(this.clone());
     }
 
-    /// The interval that watches `addr`, which is made if need be. Called by the worker only.
+    /// The interval that watches `addr`, which is made if need be. Called with `scratch` held.
     ///
     /// # Errors
     ///
@@ -477,7 +478,9 @@ impl<M: Mmu> WorkItem for Space<M> {
 
     fn run(this: Arc<Self>) {
         if this.is_detached() {
-            // Nothing is inserted any more, and no callback may outlive the module.
+            // Nothing is inserted any more once a request in somebody's own thread is through, and
+            // no callback may outlive the module.
+            drop(this.scratch.lock());
             this.intervals.barrier();
             this.drop_discarded();
             // What was mapped after that would stay for ever.

@@ -33,6 +33,7 @@ use crate::{
         },
         request::{
             Look,
+            Request,
             Task, //
         },
         space::Space, //
@@ -66,11 +67,8 @@ const ATTEMPTS: usize = 8;
 const WAIT: Delta = Delta::from_secs(5);
 
 impl<M: Mmu> Scratch<M> {
-    /// Goes on with the oldest request.
-    pub(super) fn serve_request(&mut self, space: &Arc<Space<M>>) {
-        let Some(mut request) = space.take_request() else {
-            return;
-        };
+    /// Goes on with a request, which is put back unless that was all of it.
+    pub(crate) fn carry_out(&mut self, space: &Arc<Space<M>>, mut request: Request) {
         let mut session = IntervalSet::enter(&space.intervals);
         for _ in 0..LEAVES {
             let Some((index, pages)) = request.next() else {
@@ -110,7 +108,11 @@ impl<M: Mmu> Scratch<M> {
             Task::Move(_) => {
                 if let (Some((addr, value)), Some(session)) = (request.fence, session) {
                     // Who made the memory unwritable does not wait for it.
-                    let _ = session.store_u64(addr, value);
+                    if session.store_u64(addr, value) == Err(EAGAIN) {
+                        // The worker can.
+                        space.put_request(request);
+                        return;
+                    }
                     space.sink.fence_written();
                 }
             }
