@@ -136,7 +136,10 @@ use crate::{
     ptr::Alignment,
     sizes::SZ_2M, //
 };
-use core::ptr;
+use core::{
+    ops::Range,
+    ptr, //
+};
 
 mod collected;
 mod evict;
@@ -229,10 +232,11 @@ enum Direction {
 /// # Invariants
 ///
 /// - The first `count` entries of `buf.src` are as core left them in the last call.
-/// - A frame in `buf.dst` is that of a locked folio, with a reference of ours. If it is large it
-///   has `COMPOUND` and the following entries are zero.
+/// - A frame in `buf.dst` from `finalized` on is that of a locked folio, with a reference of ours. If
+///   it is large it has `COMPOUND` and the following entries are zero.
 /// - If `vma` is not null, its `mmap_lock` is held, by `_mmap` or by the fault that is borrowed.
-/// - Core's finalize has still to be called.
+/// - Core's finalize was called for the entries before `finalized`, of which only the numbers are of
+///   use, and has still to be called for the others.
 struct Core<'m, D: DeviceMemory> {
     vma: *mut bindings::vm_area_struct,
     start: usize,
@@ -241,8 +245,9 @@ struct Core<'m, D: DeviceMemory> {
     direction: Direction,
     pagemap: &'m Pagemap<D>,
     buf: &'m mut MigrateBuf,
-    /// `migrate_vma_pages()` or its like was called.
-    installed: bool,
+    finalized: usize,
+    /// Up to here `migrate_vma_pages()` or its like was called.
+    installed: usize,
     // After what needs them: fields are dropped in order, and `drop` comes before all.
     _user: Option<User<'m, D>>,
     _mmap: Option<MmapReadGuard<'m>>,
@@ -291,7 +296,8 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
             direction,
             pagemap,
             buf,
-            installed: false,
+            finalized: 0,
+            installed: 0,
             _user: None,
             _mmap: None,
         };
@@ -299,15 +305,16 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
         Ok((args.cpages != 0).then_some(this))
     }
 
-    fn args(&mut self) -> bindings::migrate_vma {
+    /// For the entries of `range`.
+    fn args(&mut self, range: Range<usize>) -> bindings::migrate_vma {
         bindings::migrate_vma {
             vma: self.vma,
-            src: self.buf.src.as_mut_ptr(),
-            dst: self.buf.dst.as_mut_ptr(),
-            cpages: self.count,
-            npages: self.count,
-            start: self.start,
-            end: self.start + self.count * PAGE_SIZE,
+            src: self.buf.src[range.clone()].as_mut_ptr(),
+            dst: self.buf.dst[range.clone()].as_mut_ptr(),
+            cpages: range.len(),
+            npages: range.len(),
+            start: self.start + range.start * PAGE_SIZE,
+            end: self.start + range.end * PAGE_SIZE,
             pgmap_owner: self.pagemap.owner(),
             flags: 0,
             fault_page: self.fault_page,
@@ -324,6 +331,11 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
                 .filter(|_| whole)
                 .map(|head| Pfn::new(head.as_usize() + page))
         })
+    }
+
+    /// Whether there is a large folio at either end.
+    fn is_large(&self) -> bool {
+        (self.buf.src[0] | self.buf.dst[0]) & COMPOUND != 0
     }
 
     /// Whether a large folio, which takes all the room, may be here.
@@ -344,7 +356,7 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
     }
 
     fn release_all(&mut self) {
-        for page in 0..self.count {
+        for page in self.installed..self.count {
             self.release(page);
         }
     }
@@ -367,10 +379,13 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
         }
     }
 
-    /// Lets core put the new pages in place.
-    fn install(&mut self) {
-        self.normalise();
-        let mut args = self.args();
+    /// Lets core put the new pages in place, up to entry `end`. A large folio is one entry, and takes
+    /// all the room.
+    fn install(&mut self, end: usize) {
+        if self.installed == 0 {
+            self.normalise();
+        }
+        let mut args = self.args(self.installed..end);
         // SAFETY: By the type invariants; `normalise` has left what core can deal with.
         unsafe {
             if self.vma.is_null() {
@@ -379,17 +394,14 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
                 bindings::migrate_vma_pages(&mut args);
             }
         }
-        self.installed = true;
+        self.installed = end;
     }
-}
 
-impl<D: DeviceMemory> Drop for Core<'_, D> {
-    fn drop(&mut self) {
-        if !self.installed {
-            // Without new pages, core puts the old ones back.
-            self.release_all();
-        }
-        let mut args = self.args();
+    /// Lets the processes go on that wait for entries before `end`.
+    fn finalize(&mut self, end: usize) {
+        let mut args = self.args(self.finalized..end);
+        // INVARIANT: It is called now.
+        self.finalized = end;
         // SAFETY: By the type invariants. What is in `dst` was copied, if core has taken it, and is
         // given back by core otherwise.
         unsafe {
@@ -399,6 +411,14 @@ impl<D: DeviceMemory> Drop for Core<'_, D> {
                 bindings::migrate_vma_finalize(&mut args);
             }
         }
+    }
+}
+
+impl<D: DeviceMemory> Drop for Core<'_, D> {
+    fn drop(&mut self) {
+        // Without new pages, core puts the old ones back.
+        self.release_all();
+        self.finalize(self.count);
     }
 }
 

@@ -140,7 +140,8 @@ impl<D: DeviceMemory> Pagemap<D> {
             direction: Direction::ToRam,
             pagemap: self,
             buf,
-            installed: false,
+            finalized: 0,
+            installed: 0,
             _user: Some(user),
             _mmap: None,
         };

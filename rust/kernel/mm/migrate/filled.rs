@@ -67,8 +67,11 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
         0..if is_large { 1 } else { self.count }
     }
 
+    /// What has to be copied, but for what processes have again.
     fn copies(&self) -> impl Iterator<Item = Copy> + '_ {
-        self.used().filter_map(|page| self.copy(page))
+        self.used()
+            .skip(self.finalized)
+            .filter_map(|page| self.copy(page))
     }
 
     /// The same in fewer pieces, with neighbours joined that lie side by side at both ends. It only
@@ -137,7 +140,8 @@ impl<'m, D: DeviceMemory> Filled<'m, D> {
 
     /// Finds page `page` of the migration in system memory, whatever the size of its folio.
     fn system_page(&self, page: usize, direction: Direction) -> Result<*mut bindings::page> {
-        if page >= self.core.count || self.core.direction != direction {
+        let pages = self.core.finalized..self.core.count;
+        if !pages.contains(&page) || self.core.direction != direction {
             return Err(EINVAL);
         }
         // A large folio is entered with its first page, and takes all the room.
@@ -183,8 +187,14 @@ impl<'m, D: DeviceMemory> Filled<'m, D> {
 
     /// Puts the new pages in place for which `copied` says that all of it is certainly there: the
     /// copy is complete, or the zeroes of a hole. The others stay where they are.
-    pub fn install(mut self, mut copied: impl FnMut(&Copy) -> bool) -> Installed<'m, D> {
-        for page in self.core.used() {
+    pub fn install(mut self, copied: impl FnMut(&Copy) -> bool) -> Installed<'m, D> {
+        self.install_before(self.core.count, copied);
+        Installed { core: self.core }
+    }
+
+    fn install_before(&mut self, end: usize, mut copied: impl FnMut(&Copy) -> bool) {
+        let used = self.core.used();
+        for page in self.core.installed..end.min(used.end) {
             if self.core.buf.dst[page] == 0 {
                 continue;
             }
@@ -192,8 +202,7 @@ impl<'m, D: DeviceMemory> Filled<'m, D> {
                 self.core.release(page);
             }
         }
-        self.core.install();
-        Installed { core: self.core }
+        self.core.install(end);
     }
 }
 
@@ -242,15 +251,15 @@ impl<'m, D: DeviceMemory> Mapped<'m, '_, D> {
         core.buf.dma = dma;
     }
 
-    /// Unmaps what is mapped, and returns what was: a bit for each page.
-    fn unmap_all(&mut self) -> [u64; HUGE_PAGES / 64] {
+    /// Unmaps what is mapped before entry `end`, and returns what was: a bit for each page.
+    fn unmap_before(&mut self, end: usize) -> [u64; HUGE_PAGES / 64] {
         let mut mapped = [0; HUGE_PAGES / 64];
         let Some(Filled { core }) = &mut self.filled else {
             return mapped;
         };
         let (dev, direction) = (self.dev.as_raw(), Self::dma_direction(core));
         let mut dma = core::mem::take(&mut core.buf.dma);
-        for run in core.runs() {
+        for run in core.runs().take_while(|run| run.page < end) {
             let addr = core::mem::replace(&mut dma[run.page], UNMAPPED);
             if addr == UNMAPPED {
                 continue;
@@ -281,7 +290,7 @@ impl<'m, D: DeviceMemory> Mapped<'m, '_, D> {
     /// Takes the pages from the device, which must have stopped to use them. What could not be
     /// mapped is there again.
     pub fn unmap(mut self) -> Filled<'m, D> {
-        self.unmap_all();
+        self.unmap_before(HUGE_PAGES);
         self.into_filled()
     }
 
@@ -289,10 +298,26 @@ impl<'m, D: DeviceMemory> Mapped<'m, '_, D> {
     /// [`Filled::install`] does. `copied` is asked about each page or large folio of what
     /// [`Self::copies`] gave.
     pub fn install(mut self, mut copied: impl FnMut(&Copy) -> bool) -> Installed<'m, D> {
-        let mapped = self.unmap_all();
-        let was_mapped = |page: usize| mapped[page / 64] & 1 << (page % 64) != 0;
+        let mapped = self.unmap_before(HUGE_PAGES);
         self.into_filled()
-            .install(|copy| (copy.hole || was_mapped(copy.page)) && copied(copy))
+            .install(|copy| (copy.hole || contains(&mapped, copy.page)) && copied(copy))
+    }
+
+    /// Puts the first `pieces` of what [`Self::copies`] gives in place, which are complete, and lets
+    /// the processes go on; after that they are not among [`Self::copies`] any more. The device may
+    /// go on with the others. Pages of a large folio stay together, until [`install`](Self::install).
+    pub fn install_first(&mut self, pieces: usize) {
+        let last = pieces.checked_sub(1).and_then(|n| self.copies().nth(n));
+        let Some((run, _)) = last else { return };
+        let end = run.page + run.pages;
+        let mapped = match &self.filled {
+            Some(filled) if !filled.core.is_large() => self.unmap_before(end),
+            _ => return,
+        };
+        if let Some(filled) = &mut self.filled {
+            filled.install_before(end, |copy| copy.hole || contains(&mapped, copy.page));
+            filled.core.finalize(end);
+        }
     }
 
     fn into_filled(mut self) -> Filled<'m, D> {
@@ -303,8 +328,13 @@ impl<'m, D: DeviceMemory> Mapped<'m, '_, D> {
 
 impl<D: DeviceMemory> Drop for Mapped<'_, '_, D> {
     fn drop(&mut self) {
-        self.unmap_all();
+        self.unmap_before(HUGE_PAGES);
     }
+}
+
+/// Whether `page` is in a set with a bit for each.
+fn contains(pages: &[u64; HUGE_PAGES / 64], page: usize) -> bool {
+    pages[page / 64] & 1 << (page % 64) != 0
 }
 
 /// Pages that are in place, and still locked. Dropping it lets the processes go on.
@@ -317,7 +347,8 @@ impl<D: DeviceMemory> Installed<'_, D> {
     /// What really moved: core may refuse some at the last moment.
     pub fn moved(&self) -> impl Iterator<Item = Copy> + '_ {
         let core = &self.core;
-        core.copies()
+        core.used()
+            .filter_map(|page| core.copy(page))
             .filter(|copy| is_migrating(core.buf.src[copy.page]))
     }
 
