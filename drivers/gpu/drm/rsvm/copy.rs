@@ -4,10 +4,13 @@
 //!
 //! There are several channels, so that migrations overlap. A batch of copies owns one of them from
 //! its first operation until it is done, and is one push with one doorbell; an error is therefore
-//! that of exactly one batch, and the others go on. Nothing is allocated for a batch.
+//! that of exactly one batch, and the others go on. Its parts are done one after the other, and can
+//! be waited for one by one. Nothing is allocated for a batch.
 //!
-//! Lock order: a channel's lock is inside of folio locks, outside of the runlist lock; nothing of
-//! mm is entered under it. A thread has one batch at a time.
+//! Lock order: a channel's lock is inside of folio locks, outside of the runlist lock. Nothing of
+//! mm is entered under it, but for putting pages in place that came with a part, which takes the
+//! locks of their mappings (rmap, page tables) and waits for nobody. A thread has one batch at a
+//! time.
 
 mod lane;
 mod methods;
@@ -54,6 +57,7 @@ use kernel::{
     }, //
 };
 use lane::Lane;
+use methods::MAX_PARTS;
 
 /// How many batches are under way at once.
 const CHANNELS: u32 = 4;
@@ -210,12 +214,7 @@ impl Gpu {
             let mut lane = lane.lock();
             self.kernel_runlist.lock().add(&self.regs, &lane.channel)?;
             lane.methods.begin();
-            let batch = Batch {
-                gpu: self,
-                lane,
-                bytes: 0,
-            };
-            batch.submit()?.wait()?;
+            Batch::new(self, lane).submit()?.wait()?;
         }
         Ok(())
     }
@@ -232,22 +231,31 @@ impl Gpu {
             return Err(CopyError::Gone);
         }
         lane.methods.begin();
-        Ok(Batch {
-            gpu: self,
-            lane,
-            bytes: 0,
-        })
+        Ok(Batch::new(self, lane))
     }
 }
 
-/// Copies that are collected, to be done together. They have no order among each other.
+/// Copies that are collected, to be done together. Those of a part have no order among each other.
 pub(crate) struct Batch<'a> {
     gpu: &'a Gpu,
     lane: MutexGuard<'a, Lane>,
     bytes: u64,
+    /// How many copies each part has, of `parts` that were ended.
+    copies: [usize; MAX_PARTS],
+    parts: usize,
 }
 
 impl<'a> Batch<'a> {
+    fn new(gpu: &'a Gpu, lane: MutexGuard<'a, Lane>) -> Self {
+        Self {
+            gpu,
+            lane,
+            bytes: 0,
+            copies: [0; MAX_PARTS],
+            parts: 0,
+        }
+    }
+
     /// Has the host run `program`, an invalidate, before all copies, and wait until the device
     /// acknowledged it.
     ///
@@ -280,7 +288,16 @@ impl<'a> Batch<'a> {
     fn add(&mut self, from: Option<Place>, to: Place, len: usize) -> Result {
         self.lane.methods.add(from, to, len)?;
         self.bytes += len as u64;
+        self.copies[self.parts] += 1;
         Ok(())
+    }
+
+    /// What comes from here on is another part, if there is room for one more.
+    pub(crate) fn end_part(&mut self) {
+        if self.parts + 1 < MAX_PARTS {
+            self.lane.end_part();
+            self.parts += 1;
+        }
     }
 
     /// Has the engine begin. May sleep, bounded.
@@ -301,10 +318,12 @@ impl<'a> Batch<'a> {
         let ops = self.lane.methods.ops() as u64;
         counters.ops.fetch_add(ops, Relaxed);
         counters.bytes.fetch_add(self.bytes, Relaxed);
+        let parts = self.parts as u32;
         Ok(Ticket {
+            first: self.lane.number.wrapping_sub(parts),
             batch: self,
             errors,
-            is_over: false,
+            waited: 0,
         })
     }
 }
@@ -315,7 +334,10 @@ pub(crate) struct Ticket<'a> {
     batch: Batch<'a>,
     /// Errors that were known when the batch began.
     errors: u32,
-    is_over: bool,
+    /// Number of the first part.
+    first: u32,
+    /// How many parts were waited for.
+    waited: usize,
 }
 
 impl Ticket<'_> {
@@ -329,20 +351,61 @@ impl Ticket<'_> {
         self.finish()
     }
 
+    /// The same for the first part alone, before which came what was [`Batch::first`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`wait`](Self::wait).
+    pub(crate) fn begun(&mut self) -> Result<(), CopyError> {
+        self.wait_for(0)
+    }
+
+    /// The same for the next part. Tells how many copies that had, in the order in which they were
+    /// added; [`None`] after the last part.
+    ///
+    /// # Errors
+    ///
+    /// As for [`wait`](Self::wait). What came with other parts is there all the same.
+    pub(crate) fn next_part(&mut self) -> Result<Option<usize>, CopyError> {
+        let part = self.waited;
+        if part > self.batch.parts {
+            return Ok(None);
+        }
+        self.wait_for(part)?;
+        self.waited = part + 1;
+        Ok(Some(self.batch.copies[part]))
+    }
+
     fn finish(&mut self) -> Result<(), CopyError> {
-        self.is_over = true;
+        let last = self.batch.parts;
+        self.waited = last + 1;
+        self.wait_for(last)
+    }
+
+    fn wait_for(&mut self, part: usize) -> Result<(), CopyError> {
+        // CAST: A few.
+        let number = self.first.wrapping_add(part as u32);
+        let waited = self.wait_for_number(number);
+        if waited.is_err() {
+            // Nothing more comes.
+            self.waited = self.batch.parts + 1;
+        }
+        waited
+    }
+
+    fn wait_for_number(&mut self, number: u32) -> Result<(), CopyError> {
         let gpu = self.batch.gpu;
         let engine = &gpu.copy;
         // TIMEOUT: Copies wait for nobody's service, and few are queued before this one; see
         // `BOUND`.
         let deadline = Instant::<Monotonic>::now() + BOUND;
         // Whatever it says, the loop looks again.
-        let _ = self.batch.lane.poll(SOON);
+        let _ = self.batch.lane.poll(number, SOON);
         let mut asked = false;
         loop {
             let seen = engine.events.current();
             let errors = engine.errors.load(Acquire);
-            match self.batch.lane.is_done() {
+            match self.batch.lane.is_done(number) {
                 Ok(true) => return Ok(()),
                 Ok(false) => (),
                 // The memory went with the device.
@@ -404,7 +467,7 @@ impl Ticket<'_> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        if !self.is_over {
+        if self.waited <= self.batch.parts {
             // What comes of it was not asked for.
             let _ = self.finish();
         }

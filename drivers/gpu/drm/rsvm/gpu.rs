@@ -11,7 +11,8 @@ use crate::{
     bo::Bindings,
     copy::{
         CopyEngine,
-        Place, //
+        Place,
+        Ticket as CopyTicket, //
     },
     fault::buffer::FaultBuffers,
     fault::complete,
@@ -63,6 +64,7 @@ use crate::{
             Tables,
             Target,
             Transfer,
+            UnderWay,
             Wedged, //
         },
         space::Space, //
@@ -90,6 +92,7 @@ use kernel::{
     page::PAGE_SIZE,
     pci,
     prelude::*,
+    sizes::SZ_256K,
     str::CString,
     sync::{
         Arc,
@@ -369,12 +372,16 @@ fn downgrade(pdb: Pdb, range: Option<PageRange>) -> Program {
     program
 }
 
+/// Bytes on their way to system memory that are put in place while the others are being copied.
+const PART: usize = SZ_256K;
+
 impl Mmu for Gpu {
     type Tables = PageTables;
     type Reserve = Reserve;
     type InFlight = InFlight;
     type Bindings = Bindings;
     type Memory = Memory;
+    type UnderWay<'a> = CopyTicket<'a>;
 
     fn new_tables(&self) -> Result<PageTables> {
         let dev = self.dev.enter().ok_or(ENODEV)?;
@@ -459,7 +466,7 @@ impl Mmu for Gpu {
         &self,
         mut first: Option<&mut InFlight>,
         transfers: &mut dyn Iterator<Item = Transfer>,
-    ) -> Result {
+    ) -> Result<CopyTicket<'_>> {
         let place = |target| match target {
             Target::System(addr) => Place::System(addr),
             Target::Vram(offset) => Place::Vram(offset),
@@ -468,16 +475,29 @@ impl Mmu for Gpu {
         if let Some(&mut InFlight::Unsent(pdb, range)) = first.as_deref_mut() {
             batch.first(&downgrade(pdb, Some(range)))?;
         }
+        let mut bytes = 0;
         for Transfer { from, to, len } in transfers {
+            if bytes >= PART && matches!(to, Target::System(_)) {
+                batch.end_part();
+                bytes = 0;
+            }
             match from {
                 Some(from) => batch.copy(place(from), place(to), len)?,
                 None => batch.zero(place(to), len)?,
             }
+            bytes += len;
         }
-        batch.submit()?.wait()?;
+        let mut ticket = batch.submit()?;
         if let Some(flush) = first {
+            ticket.begun()?;
             *flush = InFlight::Sent(None);
         }
-        Ok(())
+        Ok(ticket)
+    }
+}
+
+impl UnderWay for CopyTicket<'_> {
+    fn arrive(&mut self) -> Result<Option<usize>> {
+        Ok(self.next_part()?)
     }
 }

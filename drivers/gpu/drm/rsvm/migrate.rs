@@ -22,6 +22,7 @@ use crate::{
             Mmu,
             Target,
             Transfer,
+            UnderWay,
             LEAF_SIZE, //
         },
         node::{
@@ -199,10 +200,18 @@ pub(crate) fn to_system<M: Mmu>(
     };
     watch.lap(&counters.migrate_unmap_ns);
     let installed = mmu.with_dma_device(|dev| {
-        let (mapped, copied) = filled.map(dev).copy(|flush, mapped| {
+        let (mut mapped, under_way) = filled.map(dev).copy(|flush, mapped| {
             mmu.transfer(flush.map(Flush::in_flight), &mut copies_home(mapped))
         });
-        watch.lap(&counters.migrate_copy_ns);
+        let copied = under_way.and_then(|mut under_way| {
+            while let Some(pieces) = under_way.arrive()? {
+                watch.lap(&counters.migrate_copy_ns);
+                // The device goes on meanwhile.
+                mapped.install_first(pieces);
+                watch.lap(&counters.migrate_install_ns);
+            }
+            Ok(())
+        });
         (mapped.install(|_| copied.is_ok()), copied)
     });
     let (installed, copied) = installed.ok_or(ENODEV)?;
@@ -257,7 +266,8 @@ pub(crate) fn to_vram<M: Mmu>(
                     to: Target::Vram(offset_of(copy.device)),
                     len: copy.pages * PAGE_SIZE,
                 });
-                mmu.transfer(flush.map(Flush::in_flight), &mut copies)
+                mmu.transfer(flush.map(Flush::in_flight), &mut copies)?
+                    .finish()
             });
             watch.lap(&counters.migrate_copy_ns);
             moved.failed |= copied.is_err();

@@ -40,14 +40,19 @@ use kernel::{
     time::Delta, //
 };
 
+/// Whether `done` is `number` or a later one. Numbers wrap; the last few are in use.
+fn has_reached(done: u32, number: u32) -> bool {
+    done.wrapping_sub(number) <= u32::MAX / 2
+}
+
 /// A channel to the copy engine.
 pub(super) struct Lane {
     pub(super) channel: Channel,
     pub(super) methods: Methods,
-    /// Number of the last batch that is done.
+    /// Number of the last part of a batch that is done.
     semaphore: DmaBuffer<u32>,
-    /// Number of the batch that is under way, or was last.
-    number: u32,
+    /// Number of the last part that was ended.
+    pub(super) number: u32,
 }
 
 impl Lane {
@@ -69,20 +74,28 @@ impl Lane {
         })
     }
 
-    pub(super) fn is_done(&self) -> Result<bool> {
-        Ok(self.semaphore.read(0)? == self.number)
+    /// Whether part `number` is done.
+    pub(super) fn is_done(&self, number: u32) -> Result<bool> {
+        Ok(has_reached(self.semaphore.read(0)?, number))
     }
 
-    /// Looks for `bound` whether the batch is done, which [`is_done`](Self::is_done) tells.
+    /// Looks for `bound` whether part `number` is done, which [`is_done`](Self::is_done) tells.
     ///
     /// # Errors
     ///
     /// `ETIMEDOUT`, and `ENODEV` after the driver was unbound.
-    pub(super) fn poll(&self, bound: Delta) -> Result {
-        self.semaphore.poll(0, |&done| done == self.number, bound)
+    pub(super) fn poll(&self, number: u32, bound: Delta) -> Result {
+        let is_done = |&done: &u32| has_reached(done, number);
+        self.semaphore.poll(0, is_done, bound)
     }
 
-    /// Sends the methods as batch `number`.
+    /// Ends a part of the batch, which gets the next number.
+    pub(super) fn end_part(&mut self) {
+        self.number = self.number.wrapping_add(1);
+        self.methods.end_part(self.number);
+    }
+
+    /// Ends the last part, and sends the methods.
     pub(super) fn send(&mut self, gpu: &Gpu) -> Result {
         self.number = self.number.wrapping_add(1);
         let words = self.methods.end(self.number);

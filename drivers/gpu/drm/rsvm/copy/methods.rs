@@ -29,11 +29,15 @@ const SUBCHANNEL: u32 = 4;
 
 /// Most words of one operation: modes, addresses, length, launch, each with its header.
 const OP_WORDS: usize = 3 + 5 + 2 + 2;
-/// Words besides: binding the engine, an invalidate, what zeros are made of, and the semaphore.
-const OTHER_WORDS: usize = 2 + INVALIDATE_WORDS + 4 + 6;
+/// Words besides: binding the engine, an invalidate, what zeros are made of, and the semaphore for
+/// each part.
+const OTHER_WORDS: usize = 2 + INVALIDATE_WORDS + 4 + MAX_PARTS * 6;
 
 /// Most operations of one batch.
 pub(super) const MAX_OPS: usize = 1024;
+
+/// Most parts of one batch.
+pub(super) const MAX_PARTS: usize = 16;
 
 const WORDS: usize = MAX_OPS * OP_WORDS + OTHER_WORDS;
 static_assert!(WORDS <= PUSH_WORDS);
@@ -144,9 +148,9 @@ impl Methods {
         Ok(())
     }
 
-    /// Ends the batch: everything before is visible to all, then `payload` is written to the
-    /// semaphore.
-    pub(super) fn end(&mut self, payload: u32) -> &[u32] {
+    /// Ends a part of the batch, of which there are no more than [`MAX_PARTS`]: everything before is
+    /// visible to all, then `payload` is written to the semaphore.
+    pub(super) fn end_part(&mut self, payload: u32) {
         if let Some(last) = self.last.take() {
             self.launch(last);
         }
@@ -157,6 +161,11 @@ impl Methods {
             .with_const_semaphore::<{ copy::RELEASE_ONE_WORD }>()
             .with_flush(true);
         self.put(copy::LAUNCH_DMA, &[launch.into_raw()]);
+    }
+
+    /// Ends the batch and its last part.
+    pub(super) fn end(&mut self, payload: u32) -> &[u32] {
+        self.end_part(payload);
         &self.words
     }
 

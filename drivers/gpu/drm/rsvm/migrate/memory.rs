@@ -16,7 +16,10 @@ use super::{
 use crate::{
     gpu::Gpu,
     svm::{
-        device::Mmu,
+        device::{
+            Mmu,
+            UnderWay, //
+        },
         space::WORKERS, //
     },
     vram::{
@@ -209,8 +212,8 @@ impl Memory {
         for _ in 0..TRIES {
             let Some(dev) = gpu.dev.enter() else { break };
             let mapped = filled.map(&dev);
-            let copied = gpu.transfer(None, &mut copies_home(&mapped));
-            match copied {
+            let under_way = gpu.transfer(None, &mut copies_home(&mapped));
+            match under_way.and_then(UnderWay::finish) {
                 Ok(()) => return (mapped.install(|_| true), Ok(())),
                 Err(err) => {
                     filled = mapped.unmap();

@@ -128,6 +128,10 @@ pub(crate) trait Mmu: Send + Sync + Sized + 'static {
     type Bindings: Bindings;
     /// Device memory that processes can have.
     type Memory: DeviceMemory;
+    /// Transfers that were begun.
+    type UnderWay<'a>: UnderWay
+    where
+        Self: 'a;
 
     /// Makes empty tables. May sleep.
     fn new_tables(&self) -> Result<Self::Tables>;
@@ -191,8 +195,9 @@ pub(crate) trait Mmu: Send + Sync + Sized + 'static {
     /// Device memory that processes can have, if there is any, and who allocates it.
     fn memory(&self) -> Option<(&Pagemap<Self::Memory>, &Arc<Vram>)>;
 
-    /// Has the device copy and zero, and waits until all of it is done and visible to everybody.
-    /// Bounded; may be called with folios locked, in reclaim, and allocates nothing.
+    /// Has the device copy and zero. Bounded; may be called with folios locked, in reclaim, and
+    /// allocates nothing. The calling thread neither allocates nor enters mm before the end, but for
+    /// putting in place what arrived.
     ///
     /// What is still to be sent of `first` goes ahead of it. If all is well that was acknowledged
     /// then, and [`wait`](Self::wait) returns at once.
@@ -205,7 +210,28 @@ pub(crate) trait Mmu: Send + Sync + Sized + 'static {
         &self,
         first: Option<&mut Self::InFlight>,
         transfers: &mut dyn Iterator<Item = Transfer>,
-    ) -> Result;
+    ) -> Result<Self::UnderWay<'_>>;
+}
+
+/// Transfers under way. Dropping it waits, bounded, for all of them.
+pub(crate) trait UnderWay: Sized {
+    /// Waits, bounded, for some more of them, in the order they were given in, and tells how many are
+    /// done now and visible to everybody; `None` if there are no more.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Mmu::transfer`]; it is about those that did not arrive before.
+    fn arrive(&mut self) -> Result<Option<usize>>;
+
+    /// Waits for all of them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`arrive`](Self::arrive).
+    fn finish(mut self) -> Result {
+        while self.arrive()?.is_some() {}
+        Ok(())
+    }
 }
 
 /// Identifies a set of tables to [`Mmu::complete`]; a plain number, valid while the tables live.

@@ -18,6 +18,7 @@ use crate::svm::{
         Pdb,
         Prot,
         Transfer,
+        UnderWay,
         Wedged, //
     }, //
 };
@@ -84,6 +85,7 @@ impl Mmu for FakeMmu {
     type InFlight = ();
     type Bindings = NoBindings;
     type Memory = NoDeviceMemory;
+    type UnderWay<'a> = ();
 
     fn new_tables(&self) -> Result<FakeTables> {
         FakeTables::new()
@@ -138,8 +140,14 @@ impl Mmu for FakeMmu {
         None
     }
 
-    fn transfer(&self, _: Option<&mut ()>, _: &mut dyn Iterator<Item = Transfer>) -> Result {
+    fn transfer(&self, _: Option<&mut ()>, _: &mut dyn Iterator<Item = Transfer>) -> Result<()> {
         Err(ENODEV)
+    }
+}
+
+impl UnderWay for () {
+    fn arrive(&mut self) -> Result<Option<usize>> {
+        Ok(None)
     }
 }
 
