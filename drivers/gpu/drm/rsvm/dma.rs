@@ -28,7 +28,7 @@ use kernel::{
 
 /// So long what the device writes is looked for without a pause: to sleep and be woken takes longer
 /// than most of what it does.
-const SPIN: Delta = Delta::from_micros(500);
+const SPIN: Delta = Delta::from_millis(1);
 /// How often it is looked for then.
 const POLL: Delta = Delta::from_micros(20);
 
