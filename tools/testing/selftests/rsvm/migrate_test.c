@@ -227,10 +227,12 @@ TEST_F(migrate, back_in_few_pieces)
  */
 TEST_F(migrate, fence_is_anywhere)
 {
-	char *leaf[] = { self->m.p, self->m.p + LEAF };
+	char *p = self->m.p;
 	char *absent = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	char *fences[] = { absent, leaf[1] + 8, leaf[0] + 8, absent + PAGE };
+	volatile uint64_t *fences[] = {
+		word_at(absent, 0), word_at(p, LEAF + 8), word_at(p, 8), word_at(absent, PAGE),
+	};
 	struct drm_rsvm_wait_user_fence w = {
 		.queue_id = self->g.queue,
 		.op = DRM_RSVM_FENCE_EQ,
@@ -242,20 +244,17 @@ TEST_F(migrate, fence_is_anywhere)
 	ASSERT_NE(MAP_FAILED, absent);
 	ASSERT_OK(mprotect(absent + PAGE, PAGE, PROT_READ));
 	for (size_t i = 0; i < ARRAY_SIZE(fences); i++) {
-		fill(self->m.p, PAGES, 1);
-		*word_at(self->m.p, 8) = 0;
-		*word_at(self->m.p, LEAF + 8) = 0;
-		ASSERT_OK(svm_migrate(&self->g, self->m.p, SIZE, TO_VRAM));
-		ASSERT_OK(svm_migrate_start(&self->g, leaf[0], LEAF, TO_SYSTEM,
-					    word_at(fences[i], 0), 1));
+		fill(p, PAGES, 1);
+		ASSERT_OK(svm_migrate(&self->g, p, SIZE, TO_VRAM));
+		ASSERT_OK(svm_migrate_start(&self->g, p, LEAF, TO_SYSTEM, fences[i], 1));
 		w.addr = (uintptr_t)fences[i];
 		if (i + 1 < ARRAY_SIZE(fences)) {
 			ASSERT_OK(rsvm_ioctl(self->g.fd, DRM_IOCTL_RSVM_WAIT_USER_FENCE, &w));
-			*word_at(fences[i], 0) = 0;
+			*fences[i] = 0;
 		}
 		/* This is behind it in any case. */
-		EXPECT_EQ(LEAF, svm_in_system(&self->g, leaf[0], LEAF));
-		EXPECT_EQ(0, wrong(self->m.p, PAGES, 1));
+		EXPECT_EQ(LEAF, svm_in_system(&self->g, p, LEAF));
+		EXPECT_EQ(0, wrong(p, PAGES, 1));
 	}
 	munmap(absent, 2 * PAGE);
 }
