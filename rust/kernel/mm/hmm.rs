@@ -329,7 +329,10 @@ impl<T: Mirror> MmSession<'_, T> {
     /// Finds out what an error of [`MmSession::walk`] means. By now the cause may be gone, which is
     /// as good as if the access had come later.
     fn explain(&self, error: Error, range: PageRange, write: bool) -> FaultError {
-        self.explain_held(&self.mm().mmap_read_lock(), error, range, write)
+        match self.mm().mmap_read_lock_killable() {
+            Ok(mmap) => self.explain_held(&mmap, error, range, write),
+            Err(_) => FaultError::Dying,
+        }
     }
 
     fn explain_held(

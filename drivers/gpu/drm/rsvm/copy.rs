@@ -220,7 +220,8 @@ impl Gpu {
     }
 
     /// Begins a batch. Sleeps, bounded, while all channels are in use. The calling thread has no
-    /// other batch, and neither allocates nor enters mm until this one is done.
+    /// other batch, and neither allocates nor enters mm until this one is done, but for putting in
+    /// place what came with a part.
     ///
     /// # Errors
     ///
@@ -323,6 +324,9 @@ impl<'a> Batch<'a> {
             first: self.lane.number.wrapping_sub(parts),
             batch: self,
             errors,
+            // TIMEOUT: Copies wait for nobody's service, and few are queued before these; see
+            // `BOUND`.
+            deadline: Instant::now() + BOUND,
             waited: 0,
         })
     }
@@ -334,6 +338,8 @@ pub(crate) struct Ticket<'a> {
     batch: Batch<'a>,
     /// Errors that were known when the batch began.
     errors: u32,
+    /// When all parts have to be done.
+    deadline: Instant<Monotonic>,
     /// Number of the first part.
     first: u32,
     /// How many parts were waited for.
@@ -396,9 +402,6 @@ impl Ticket<'_> {
     fn wait_for_number(&mut self, number: u32) -> Result<(), CopyError> {
         let gpu = self.batch.gpu;
         let engine = &gpu.copy;
-        // TIMEOUT: Copies wait for nobody's service, and few are queued before this one; see
-        // `BOUND`.
-        let deadline = Instant::<Monotonic>::now() + BOUND;
         // Whatever it says, the loop looks again.
         let _ = self.batch.lane.poll(number, SOON);
         let mut asked = false;
@@ -420,7 +423,7 @@ impl Ticket<'_> {
                     return Err(CopyError::Failed);
                 }
             }
-            let left = deadline - Instant::now();
+            let left = self.deadline - Instant::now();
             if left <= Delta::ZERO {
                 gpu.wedge("a copy was not done in time", ETIMEDOUT);
                 return Err(CopyError::Gone);

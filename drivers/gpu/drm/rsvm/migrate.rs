@@ -184,7 +184,7 @@ pub(crate) struct Moved {
 ///
 /// # Errors
 ///
-/// Those of [`MmSession::recall`] and [`Mmu::transfer`]; then what did not move stays.
+/// Those of [`MmSession::recall`] and [`Mmu::transfer`], if nothing moved. What did not move stays.
 pub(crate) fn to_system<M: Mmu>(
     space: &Arc<Space<M>>,
     session: &mut MmSession<'_, Mirrored<M>>,
@@ -218,7 +218,10 @@ pub(crate) fn to_system<M: Mmu>(
     let moved = installed.pages();
     installed.finalize();
     watch.lap(&counters.migrate_install_ns);
-    copied.map(|()| moved)
+    if moved == 0 {
+        copied?;
+    }
+    Ok(moved)
 }
 
 /// Moves `pages` of the leaf `index` to the device memory in `stock`: those of anonymous memory,

@@ -3,8 +3,8 @@
 //! What lies under a space's page-table lock, and how mm takes entries away.
 //!
 //! A *node* is an aligned block of addresses that is watched by one interval notifier. Nodes are
-//! made when a fault lands in them, by the space's worker alone, and removed by it when nothing in
-//! them is mapped any more. A smaller node is disturbed less by changes of the address space
+//! made when a fault lands in them, and removed when nothing in them is mapped any more, both by who
+//! holds the space's `scratch`. A smaller node is disturbed less by changes of the address space
 //! nearby; a larger one costs less memory and fewer callbacks for a large `munmap()`.
 
 use super::{

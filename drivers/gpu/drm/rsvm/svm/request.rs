@@ -91,6 +91,11 @@ impl Request {
             && leaf_index(range.start()) == leaf_index(last)
     }
 
+    /// Begins anew.
+    pub(crate) fn restart(&mut self) {
+        self.at = (0, 0);
+    }
+
     /// The next leaf, and the pages in it.
     pub(crate) fn next(&mut self) -> Option<(usize, Range<usize>)> {
         let (n, done) = self.at;

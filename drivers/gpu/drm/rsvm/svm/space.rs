@@ -427,7 +427,7 @@ impl<M: Mmu> Space<M> {
         self.wake_worker(self);
     }
 
-    /// Removes the nodes in which nothing is mapped.
+    /// Removes the nodes in which nothing is mapped. Called with `scratch` held.
     fn prune(&self) {
         // The first node is there for good.
         let mut from = 1;
@@ -492,10 +492,14 @@ impl<M: Mmu> WorkItem for Space<M> {
         let Some(_module) = this_module::<crate::LocalModule>().try_get() else {
             return;
         };
-        if this.pt.lock().book().wants_prune {
-            this.prune();
+        {
+            // Who carries a request out has nodes at hand.
+            let mut scratch = this.scratch.lock();
+            if this.pt.lock().book().wants_prune {
+                this.prune();
+            }
+            scratch.turn(&this);
         }
-        this.scratch.lock().turn(&this);
         if !this.pending.lock().faults.is_empty() || !this.requests.lock().is_empty() {
             this.wake_worker(&this);
         }

@@ -99,6 +99,11 @@ impl<M: Mmu> Scratch<M> {
         if !self.mapped.is_empty() {
             self.complete(space);
         }
+        if space.intervals.mm().is_current() && current!().signal_pending() {
+            // A thread that is killed does not wait for mmap_lock. The worker does, for those who
+            // wait for this.
+            request.restart();
+        }
         if !request.is_done() {
             space.put_request(request);
             return;
