@@ -385,9 +385,9 @@ mod cases {
         }
         let half = FakeObject::new(&rig, total / 2, wait)?;
         assert!(half.is_resident());
-        // As large as the device.
+        // As large as the device. Who keeps some memory free may have moved it out again by now.
         let whole = FakeObject::new(&rig, total, wait)?;
-        assert!(whole.is_resident() && !half.is_resident());
+        assert!(!half.is_resident());
         assert_eq!(
             FakeObject::new(&rig, total + CHUNK_SIZE, wait).err(),
             Some(ENOSPC)
