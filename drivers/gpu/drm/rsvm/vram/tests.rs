@@ -168,10 +168,14 @@ struct FakeObject {
 
 impl FakeObject {
     fn new(rig: &Rig, bytes: u64, wait: Wait<'_>) -> Result<Arc<Self>> {
+        Self::with_use(rig, bytes, false, wait)
+    }
+
+    fn with_use(rig: &Rig, bytes: u64, busy: bool, wait: Wait<'_>) -> Result<Arc<Self>> {
         let this = Arc::pin_init(
             pin_init!(Self {
                 blocks <- new_mutex!(None),
-                busy: AtomicFlag::new(false),
+                busy: AtomicFlag::new(busy),
             }),
             GFP_KERNEL,
         )?;
@@ -385,9 +389,10 @@ mod cases {
         }
         let half = FakeObject::new(&rig, total / 2, wait)?;
         assert!(half.is_resident());
-        // As large as the device. Who keeps some memory free may have moved it out again by now.
-        let whole = FakeObject::new(&rig, total, wait)?;
-        assert!(!half.is_resident());
+        // As large as the device. The worker that keeps the watermarks would move it out again.
+        let whole = FakeObject::with_use(&rig, total, true, wait)?;
+        assert!(whole.is_resident() && !half.is_resident());
+        whole.busy.store(false, Release);
         assert_eq!(
             FakeObject::new(&rig, total + CHUNK_SIZE, wait).err(),
             Some(ENOSPC)
