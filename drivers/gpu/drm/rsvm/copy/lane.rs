@@ -91,14 +91,19 @@ impl Lane {
 
     /// Ends a part of the batch, which gets the next number.
     pub(super) fn end_part(&mut self) {
+        let number = self.next_number();
+        self.methods.end_part(number);
+    }
+
+    fn next_number(&mut self) -> u32 {
         self.number = self.number.wrapping_add(1);
-        self.methods.end_part(self.number);
+        self.number
     }
 
     /// Ends the last part, and sends the methods.
     pub(super) fn send(&mut self, gpu: &Gpu) -> Result {
-        self.number = self.number.wrapping_add(1);
-        let words = self.methods.end(self.number);
+        let number = self.next_number();
+        let words = self.methods.end(number);
         // All batches before are done; the device has yet to write that it is through with their
         // words.
         self.channel.rings.push_when_free(&[words])?;
