@@ -396,7 +396,7 @@ impl<'b, T: Mirror> Snapshot<'b, T> {
     /// See [`Reject`].
     pub fn commit<'g>(self, guard: &'g mut PtGuard<'_, T>) -> Result<Commit<'g, 'b, T>, Reject> {
         let node = &self.interval.0;
-        check(node, guard, self.seq)?;
+        check(node, guard, self.seq, self.range)?;
         // INVARIANT:
         // - The node is not dead, and `Node::kill` needs the lock. Till then it is registered, so
         //   whoever changes the memory calls `Node::start` first, which needs the lock, too.
@@ -411,15 +411,20 @@ impl<'b, T: Mirror> Snapshot<'b, T> {
     }
 }
 
-/// Checks that `node` lives, and that its sequence is `seq`.
-fn check<T: Mirror>(node: &Node<T>, guard: &PtGuard<'_, T>, seq: usize) -> Result<(), Reject> {
+/// Checks that `node` lives, that its sequence is `seq`, and that `range` may be entered.
+fn check<T: Mirror>(
+    node: &Node<T>,
+    guard: &PtGuard<'_, T>,
+    seq: usize,
+    range: PageRange,
+) -> Result<(), Reject> {
     if !guard.is_of(node.mirror().pt_lock()) {
         return Err(Reject::WrongSpace);
     }
     if node.is_dead() {
         return Err(Reject::Dead);
     }
-    if node.read_retry(guard, seq) {
+    if node.read_retry(guard, seq) || guard.is_withheld(range) {
         return Err(Reject::Collided);
     }
     Ok(())

@@ -41,6 +41,11 @@
 //! it cleared.
 //! Waiting for the other flush instead would deadlock where both are passes of one call.
 //!
+//! Nor may a page be entered anew, and taken away again, while an older flush of it is waited for:
+//! whoever waits would take that acknowledgement for one of the new entry. With a change of core's
+//! the sequence excludes it until all is over. Where core is not waiting (a migration of the
+//! driver's own, [`Interval::kill`], [`withdraw()`]) commits in the hull of such flushes collide.
+//!
 //! An invalidation that must not sleep (from the OOM killer) is refused before anything changes if
 //! an entry is live or a flush is under way in the range, or if the lock is taken.
 //!

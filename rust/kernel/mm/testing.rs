@@ -42,6 +42,7 @@ use crate::{
         aref::ARef,
         atomic::{
             Atomic,
+            AtomicFlag,
             Full,
             Relaxed, //
         },
@@ -153,6 +154,12 @@ pub(super) fn nth(range: PageRange, index: usize) -> Result<PageRange> {
     PageRange::page(VirtAddr::new(range.start().as_usize() + index * PAGE_SIZE))
 }
 
+/// Lets others run for a moment.
+pub(super) fn pause() {
+    // SAFETY: No requirements.
+    unsafe { bindings::schedule_timeout_uninterruptible(1) };
+}
+
 /// Announces a change of `range`, as core does, but changes nothing.
 pub(super) fn announce(
     mm: &Mm,
@@ -222,6 +229,8 @@ pub(super) struct Space {
     /// How many [`Fake`]s of it exist.
     pub(super) mirrors: Atomic<i32>,
     pub(super) waits: Atomic<i32>,
+    /// The device does not acknowledge.
+    pub(super) is_slow: AtomicFlag,
 }
 
 pub(super) struct Fake(Arc<Space>);
@@ -274,6 +283,9 @@ impl Mirror for Fake {
 
     fn wait(&self, flush: FakeFlush) -> FakeFlush {
         self.0.waits.fetch_add(1, Relaxed);
+        while self.0.is_slow.load(Relaxed) {
+            pause();
+        }
         flush
     }
 
@@ -335,6 +347,7 @@ impl Fixture {
                 pagemap,
                 mirrors: Atomic::new(0),
                 waits: Atomic::new(0),
+                is_slow: AtomicFlag::new(false),
             }),
             GFP_KERNEL,
         )?;

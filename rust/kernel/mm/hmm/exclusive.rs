@@ -268,7 +268,7 @@ impl<T: Mirror> Exclusive<'_, T> {
         guard: &'g mut PtGuard<'_, T>,
     ) -> Result<ExclusiveCommit<'g, T>, Reject> {
         let node = &self.interval.0;
-        check(node, guard, self.seq)?;
+        check(node, guard, self.seq, self.range)?;
         // INVARIANT: As for `Snapshot::commit`: with that sequence the page is exclusive by the
         // type invariants, and whoever takes it back calls `Node::start` first.
         Ok(ExclusiveCommit {

@@ -31,7 +31,10 @@ macro_rules! new_pt_lock {
 pub(in crate::mm) struct Protected<T: Mirror> {
     pub(in crate::mm) pt: T::Pt,
     pub(in crate::mm) book: T::Book,
-    unacknowledged: Unacknowledged,
+    /// Where a flush is due that was not waited for.
+    unacknowledged: Hull,
+    /// Where, until then, nothing may be entered though the process's memory does not change.
+    withheld: Hull,
     /// The migration under way that waits for its own flush itself.
     pub(super) catcher: Option<Catcher<T>>,
 }
@@ -39,12 +42,32 @@ pub(in crate::mm) struct Protected<T: Mirror> {
 // Nothing in it is ever handed out pinned.
 impl<T: Mirror> Unpin for Protected<T> {}
 
-/// Flushes that are due and not yet waited for.
+/// What covers some ranges.
 #[derive(Default)]
-struct Unacknowledged {
+struct Hull {
+    /// How many ranges there are.
     count: usize,
-    /// Covers the ranges of all of them; [`None`] if and only if `count` is zero.
+    /// [`None`] if and only if `count` is zero.
     hull: Option<PageRange>,
+}
+
+impl Hull {
+    fn add(&mut self, range: PageRange) {
+        self.count += 1;
+        self.hull = Some(self.hull.map_or(range, |hull| hull.hull(range)));
+    }
+
+    fn remove(&mut self) {
+        self.count -= 1;
+        if self.count == 0 {
+            self.hull = None;
+        }
+    }
+
+    fn meets(&self, range: PageRange) -> bool {
+        self.hull
+            .is_some_and(|hull| hull.intersect(range).is_some())
+    }
 }
 
 /// The page-table lock: a mutex around the device's page tables of one process.
@@ -69,7 +92,8 @@ impl<T: Mirror> PtLock<T> {
                 Protected::<T> {
                     pt,
                     book,
-                    unacknowledged: Unacknowledged::default(),
+                    unacknowledged: Hull::default(),
+                    withheld: Hull::default(),
                     catcher: None,
                 },
                 name,
@@ -155,28 +179,31 @@ impl<T: Mirror> PtGuard<'_, T> {
         }
     }
 
-    /// Notes that a flush of `range` is due.
-    pub(super) fn flush_is_due(&mut self, range: PageRange) {
-        let flushes = &mut self.inner.unacknowledged;
-        flushes.count += 1;
-        flushes.hull = Some(flushes.hull.map_or(range, |hull| hull.hull(range)));
+    /// Notes that a flush of `range` is due, and whether nothing may be entered there until it was
+    /// acknowledged.
+    pub(super) fn flush_is_due(&mut self, range: PageRange, withhold: bool) {
+        self.inner.unacknowledged.add(range);
+        if withhold {
+            self.inner.withheld.add(range);
+        }
     }
 
     /// Notes that one flush was acknowledged.
-    pub(super) fn flush_acknowledged(&mut self) {
-        let flushes = &mut self.inner.unacknowledged;
-        flushes.count -= 1;
-        if flushes.count == 0 {
-            flushes.hull = None;
+    pub(super) fn flush_acknowledged(&mut self, was_withheld: bool) {
+        self.inner.unacknowledged.remove();
+        if was_withheld {
+            self.inner.withheld.remove();
         }
     }
 
     /// Whether a flush is due that may concern `range`.
     pub(super) fn is_unacknowledged(&self, range: PageRange) -> bool {
-        self.inner
-            .unacknowledged
-            .hull
-            .is_some_and(|hull| hull.intersect(range).is_some())
+        self.inner.unacknowledged.meets(range)
+    }
+
+    /// Whether nothing may be entered in `range` at the moment.
+    pub(in crate::mm) fn is_withheld(&self, range: PageRange) -> bool {
+        self.inner.withheld.meets(range)
     }
 }
 

@@ -3,7 +3,10 @@
 //! One interval as core sees it, and what core calls.
 
 use super::{
-    withdraw,
+    withdraw::{
+        self,
+        Due, //
+    },
     Event,
     IntervalSet,
     Mirror,
@@ -69,7 +72,7 @@ pub(in crate::mm) struct Node<T: Mirror> {
 /// What a node needs on its way out.
 pub(super) struct End<T: Mirror> {
     /// The flush that [`Node::kill`] started.
-    flush: Option<T::Flush>,
+    due: Option<Due<T>>,
     /// The next in the list of nodes to be removed by the worker.
     pub(super) next: Option<Arc<Node<T>>>,
 }
@@ -81,11 +84,11 @@ impl<T: Mirror> Unpin for End<T> {}
 ///
 /// # Invariants
 ///
-/// While `busy` is true, `raw` and `flush` belong to the invalidation that set it.
+/// While `busy` is true, `raw` and `due` belong to the invalidation that set it.
 struct Slot<T: Mirror> {
     raw: Opaque<bindings::mmu_interval_notifier_finish>,
     busy: Atomic<bool>,
-    flush: UnsafeCell<Option<T::Flush>>,
+    due: UnsafeCell<Option<Due<T>>>,
 }
 
 // SAFETY:
@@ -115,10 +118,10 @@ impl<T: Mirror> Node<T> {
                     Slot {
                         raw: Opaque::zeroed(),
                         busy: Atomic::new(false),
-                        flush: UnsafeCell::new(None),
+                        due: UnsafeCell::new(None),
                     }
                 }; SLOTS],
-                end <- new_spinlock!(End { flush: None, next: None }, "Node::end"),
+                end <- new_spinlock!(End { due: None, next: None }, "Node::end"),
             }),
             GFP_KERNEL,
         )
@@ -193,17 +196,16 @@ impl<T: Mirror> Node<T> {
         }
         self.dead.store(true, Relaxed);
         if matches!(self.target, Target::Own(_)) {
-            let flush =
-                withdraw::revoke(self.mirror(), guard, Event::new(self.range, Reason::Kill));
-            self.end.lock().flush = flush;
+            let due = withdraw::revoke(self.mirror(), guard, Event::new(self.range, Reason::Kill));
+            self.end.lock().due = due;
         }
     }
 
     /// Waits for the flush that [`Node::kill`] started, if nobody else did.
     pub(super) fn settle(&self) {
-        let flush = self.end.lock().flush.take();
-        if let Some(flush) = flush {
-            withdraw::complete(self.mirror(), flush);
+        let due = self.end.lock().due.take();
+        if let Some(due) = due {
+            withdraw::complete(self.mirror(), due);
         }
     }
 
@@ -284,7 +286,7 @@ impl<T: Mirror> Node<T> {
         unsafe { bindings::mmu_interval_set_seq(raw, seq) };
 
         let is_owed = guard.catches(range);
-        let mut flush = match hit {
+        let mut due = match hit {
             Some(hit) if may_sleep => {
                 let event = Event {
                     is_owed,
@@ -294,34 +296,34 @@ impl<T: Mirror> Node<T> {
             }
             _ => None,
         };
-        if let Some(flush) = flush.take_if(|_| is_owed) {
-            guard.catch(flush);
+        if let Some(due) = due.take_if(|_| is_owed) {
+            guard.catch(due);
         }
         drop(guard);
 
-        if let Some(flush) = flush {
-            match node.claim_slot(flush) {
+        if let Some(due) = due {
+            match node.claim_slot(due) {
                 // SAFETY: `finish` is valid for writes. The slot stays valid and ours until core
                 // passes it to `finish` below, before this invalidation ends.
                 Ok(slot) => unsafe { *finish = slot.raw.get() },
-                Err(flush) => withdraw::complete(node.mirror(), flush),
+                Err(due) => withdraw::complete(node.mirror(), due),
             }
         }
         true
     }
 
-    /// Puts `flush` into a free slot; gives it back if there is none.
-    fn claim_slot(&self, flush: T::Flush) -> Result<&Slot<T>, T::Flush> {
+    /// Puts `due` into a free slot; gives it back if there is none.
+    fn claim_slot(&self, due: Due<T>) -> Result<&Slot<T>, Due<T>> {
         // ORDERING: Acquire pairs with the release in `finish`: its accesses to the slot are over.
         let free = |slot: &&Slot<T>| slot.busy.cmpxchg(false, true, Acquire).is_ok();
         match self.slots.iter().find(free) {
             Some(slot) => {
                 // INVARIANT: `busy` was just set by this invalidation.
-                // SAFETY: So nobody else accesses `flush`.
-                unsafe { *slot.flush.get() = Some(flush) };
+                // SAFETY: So nobody else accesses `due`.
+                unsafe { *slot.due.get() = Some(due) };
                 Ok(slot)
             }
-            None => Err(flush),
+            None => Err(due),
         }
     }
 
@@ -342,13 +344,13 @@ impl<T: Mirror> Node<T> {
             )
         };
         // SAFETY: By the type invariants, as `start` claimed the slot for this invalidation.
-        let flush = unsafe { (*slot.flush.get()).take() };
+        let due = unsafe { (*slot.due.get()).take() };
         // INVARIANT: Core took the link out of its list before it called, so this was the last
         // access.
         // ORDERING: Release pairs with the acquire in `claim_slot`.
         slot.busy.store(false, Release);
-        if let Some(flush) = flush {
-            withdraw::complete(node.mirror(), flush);
+        if let Some(due) = due {
+            withdraw::complete(node.mirror(), due);
         }
     }
 }

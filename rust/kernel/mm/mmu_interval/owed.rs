@@ -9,10 +9,13 @@
 //!
 //! Others are not affected: until it is acknowledged, each invalidation that touches the range has
 //! a flush of its own, see [`super`]. So a page that others take away meanwhile is not given back
-//! before the device forgot it.
+//! before the device forgot it. Nor does anything enter the range before that.
 
 use super::{
-    withdraw,
+    withdraw::{
+        self,
+        Due, //
+    },
     Mirror,
     PtGuard, //
 };
@@ -28,7 +31,7 @@ pub(in crate::mm) struct Catcher<T: Mirror> {
     thread: usize,
     /// Address that core's events have as their owner.
     owner: usize,
-    flush: Option<T::Flush>,
+    due: Option<Due<T>>,
 }
 
 fn this_thread() -> usize {
@@ -40,16 +43,16 @@ impl<T: Mirror> PtGuard<'_, T> {
     pub(super) fn catches(&mut self, range: &bindings::mmu_notifier_range) -> bool {
         range.event == bindings::mmu_notifier_event_MMU_NOTIFY_MIGRATE
             && self.protected().catcher.as_ref().is_some_and(|catcher| {
-                catcher.flush.is_none()
+                catcher.due.is_none()
                     && catcher.thread == this_thread()
                     && catcher.owner == range.owner.addr()
             })
     }
 
-    /// Leaves `flush` to the thread that catches it.
-    pub(super) fn catch(&mut self, flush: T::Flush) {
+    /// Leaves a flush to the thread that catches it.
+    pub(super) fn catch(&mut self, due: Due<T>) {
         if let Some(catcher) = &mut self.protected().catcher {
-            catcher.flush = Some(flush);
+            catcher.due = Some(due);
         }
     }
 }
@@ -57,7 +60,7 @@ impl<T: Mirror> PtGuard<'_, T> {
 /// A flush that has yet to be waited for, if any; dropping it does that.
 pub(in crate::mm) struct Owed<'a, T: Mirror> {
     mirror: &'a T,
-    flush: Option<T::Flush>,
+    due: Option<Due<T>>,
 }
 
 impl<'a, T: Mirror> Owed<'a, T> {
@@ -75,31 +78,28 @@ impl<'a, T: Mirror> Owed<'a, T> {
         catcher.get_or_insert(Catcher {
             thread,
             owner: owner.addr(),
-            flush: None,
+            due: None,
         });
         drop(guard);
         let result = migrate();
-        let mut owed = Self {
-            mirror,
-            flush: None,
-        };
+        let mut owed = Self { mirror, due: None };
         if mine {
             let catcher = mirror.pt_lock().lock().protected().catcher.take();
-            owed.flush = catcher.and_then(|catcher| catcher.flush);
+            owed.due = catcher.and_then(|catcher| catcher.due);
         }
         (owed, result)
     }
 
     /// The flush, to be sent with something else.
     pub(in crate::mm) fn flush(&mut self) -> Option<&mut T::Flush> {
-        self.flush.as_mut()
+        self.due.as_mut().map(|due| &mut due.flush)
     }
 }
 
 impl<T: Mirror> Drop for Owed<'_, T> {
     fn drop(&mut self) {
-        if let Some(flush) = self.flush.take() {
-            withdraw::complete(self.mirror, flush);
+        if let Some(due) = self.due.take() {
+            withdraw::complete(self.mirror, due);
         }
     }
 }

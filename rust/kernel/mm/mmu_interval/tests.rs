@@ -247,6 +247,42 @@ mod cases {
         Ok(())
     }
 
+    /// What the driver took away is not entered again before the device forgot it: that
+    /// acknowledgement would be taken for one of the new entry.
+    #[test]
+    fn nothing_enters_before_the_flush() -> Result {
+        let range = map_anon(PROT_RW)?;
+        let f = Fixture::new(range)?;
+        let session = f.session()?;
+        let interval = session.insert(range, f.mirror())?;
+        let handle = interval.handle();
+        let mut buf = PfnBuf::new(PAGES)?;
+        assert_eq!(f.enter(&session, &handle, range)?, PAGES);
+
+        f.space.is_slow.store(true, Relaxed);
+        let done = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
+        let other = (f.mirror(), done.clone());
+        let page = nth(range, 5)?;
+        workqueue::system_dfl().try_spawn(GFP_KERNEL, move || {
+            let (mirror, done) = other;
+            let _ = withdraw(&mirror, page, |_| Ok(()));
+            done.complete_all();
+        })?;
+        while f.entered() == 0xff {
+            pause();
+        }
+        let early = f.commit(look(&session, &handle, range, &mut buf)?);
+        let beside = f.commit(look(&session, &handle, nth(range, 4)?, &mut buf)?);
+        f.space.is_slow.store(false, Relaxed);
+        done.wait_for_completion();
+        assert_eq!((early, beside), (Err(Reject::Collided), Ok(1)));
+        assert_eq!(f.enter(&session, &handle, range)?, PAGES);
+
+        drop(interval);
+        f.set.barrier();
+        Ok(())
+    }
+
     /// Who must not sleep is turned away before anything changes, but only if need be.
     #[test]
     fn nonblocking() -> Result {
@@ -376,8 +412,7 @@ mod cases {
         unsafe { bindings::mmput(raw) };
         // The session's was dropped asynchronously and may be the last.
         while f.space.lock.lock().book().revokes == 0 {
-            // SAFETY: No requirements.
-            unsafe { bindings::schedule_timeout_uninterruptible(1) };
+            pause();
         }
         assert!(f.space.lock.lock().book().last == Some((range, Reason::Release)));
         assert!(f.session().is_err());

@@ -13,28 +13,34 @@ use crate::{
     prelude::*, //
 };
 
+/// A flush that somebody has to [`complete`].
+pub(super) struct Due<T: Mirror> {
+    pub(super) flush: T::Flush,
+    /// Until then nothing enters the range: for an event of core's the sequence says so.
+    is_withheld: bool,
+}
+
 /// Takes away the entries in the range of `event` and starts the flush that is due.
 pub(super) fn revoke<T: Mirror>(
     mirror: &T,
     guard: &mut PtGuard<'_, T>,
     mut event: Event,
-) -> Option<T::Flush> {
+) -> Option<Due<T>> {
     let range = event.range;
+    let is_withheld = event.is_owed || matches!(event.reason, Reason::Kill | Reason::Withdraw);
     // A flush that is due already is waited for by another invalidation, perhaps after this one has
     // returned, and may not even be sent. So this one needs its own.
     event.must_flush = guard.is_unacknowledged(range);
-    let flush = mirror.revoke(&event, guard.revoke());
-    if flush.is_some() {
-        guard.flush_is_due(range);
-    }
-    flush
+    let flush = mirror.revoke(&event, guard.revoke())?;
+    guard.flush_is_due(range, is_withheld);
+    Some(Due { flush, is_withheld })
 }
 
 /// Waits for a flush and gives back what it held.
-pub(super) fn complete<T: Mirror>(mirror: &T, flush: T::Flush) {
-    let flushed = mirror.wait(flush);
+pub(super) fn complete<T: Mirror>(mirror: &T, due: Due<T>) {
+    let flushed = mirror.wait(due.flush);
     let mut guard = mirror.pt_lock().lock();
-    guard.flush_acknowledged();
+    guard.flush_acknowledged(due.is_withheld);
     mirror.flushed(flushed, guard.revoke());
 }
 
@@ -56,10 +62,10 @@ pub fn withdraw<T: Mirror, R>(
 ) -> Result<R> {
     let mut guard = mirror.pt_lock().lock();
     let result = change(guard.book_mut())?;
-    let flush = revoke(mirror, &mut guard, Event::new(range, Reason::Withdraw));
+    let due = revoke(mirror, &mut guard, Event::new(range, Reason::Withdraw));
     drop(guard);
-    if let Some(flush) = flush {
-        complete(mirror, flush);
+    if let Some(due) = due {
+        complete(mirror, due);
     }
     Ok(result)
 }
