@@ -188,7 +188,7 @@ pub(crate) struct Moved {
 pub(crate) fn to_system<M: Mmu>(
     space: &Arc<Space<M>>,
     session: &mut MmSession<'_, Mirrored<M>>,
-    pagemap: &Pagemap<M::Memory>,
+    (pagemap, vram): (&Pagemap<M::Memory>, &Arc<Vram>),
     range: PageRange,
     whole: bool,
     buf: &mut MigrateBuf,
@@ -207,7 +207,7 @@ pub(crate) fn to_system<M: Mmu>(
             while let Some(pieces) = under_way.arrive()? {
                 watch.lap(&counters.migrate_copy_ns);
                 // The device goes on meanwhile.
-                mapped.install_first(pieces);
+                vram.tend(|| mapped.install_first(pieces));
                 watch.lap(&counters.migrate_install_ns);
             }
             Ok(())
@@ -216,7 +216,7 @@ pub(crate) fn to_system<M: Mmu>(
     });
     let (installed, copied) = installed.ok_or(ENODEV)?;
     let moved = installed.pages();
-    installed.finalize();
+    vram.tend(|| installed.finalize());
     watch.lap(&counters.migrate_install_ns);
     if moved == 0 {
         copied?;

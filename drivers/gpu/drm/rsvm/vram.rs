@@ -25,6 +25,7 @@ mod lru;
 mod objects;
 #[cfg(CONFIG_DRM_RSVM_KUNIT_TEST)]
 mod tests;
+mod upkeep;
 
 pub(crate) use self::{
     alloc::{
@@ -47,11 +48,7 @@ pub(crate) use self::{
 };
 
 use self::{
-    bits::{
-        bits,
-        set_bit,
-        take_bits, //
-    },
+    bits::bits,
     chunk::Chunk,
     limits::{
         Kind,
@@ -64,7 +61,6 @@ use self::{
     },
     objects::Object, //
 };
-use crate::svm::space::WORKERS;
 use core::ops::Deref;
 use kernel::{
     alloc::KVVec,
@@ -94,14 +90,8 @@ use kernel::{
         EventCount,
         Mutex, //
     },
-    time::{
-        delay::fsleep,
-        Delta, //
-    },
-    workqueue::{
-        Work,
-        WorkItem, //
-    }, //
+    time::Delta,
+    workqueue::Work, //
 };
 
 /// Bytes of a chunk.
@@ -232,6 +222,8 @@ pub(crate) struct Vram {
     emptied: KVVec<Atomic<u64>>,
     /// A bit for each chunk whose folio of 2 MiB is to be split.
     to_split: KVVec<Atomic<u64>>,
+    /// How many return what comes free, so that the worker is not needed for it.
+    tenders: Atomic<u32>,
     #[pin]
     state: Mutex<State>,
     #[pin]
@@ -299,6 +291,7 @@ impl Vram {
                 chunks,
                 emptied: bits(count)?,
                 to_split: bits(count)?,
+                tenders: Atomic::new(0),
                 state <- new_mutex!(state, "Vram::state"),
                 region <- new_mutex!(None, "Vram::region"),
                 mover <- new_mutex!(None, "Vram::mover"),
@@ -337,32 +330,10 @@ impl Vram {
         self.freed.advance();
     }
 
-    /// Gives pages back, `pages` from page `first` of device memory on, in one chunk. Any context.
-    pub(crate) fn free(self: &Arc<Self>, first: u32, pages: u32) {
-        let (index, at) = position(first);
-        // CAST: Widening.
-        if self.chunks[index].free(at, pages as usize) {
-            set_bit(&self.emptied, index);
-            // Either it is queued now, or was and has yet to run, or no page is left because the
-            // module goes.
-            let _ = WORKERS.enqueue::<_, UPKEEP>(self.clone());
-        }
-    }
-
     /// Tells that the folio of 2 MiB at page `first` was split. Any context.
     pub(crate) fn folio_was_split(&self, first: u32) {
         self.chunks[position(first).0].set_whole(false);
         self.counters.splits.fetch_add(1u64, Relaxed);
-    }
-
-    /// Tells that the mapping of page `page` goes: if others of the same folio of 2 MiB stay, a
-    /// worker splits it, so that this part comes back. Any context.
-    pub(crate) fn split_later(self: &Arc<Self>, page: u32) {
-        let (index, _) = position(page);
-        if self.chunks[index].is_whole() {
-            set_bit(&self.to_split, index);
-            let _ = WORKERS.enqueue::<_, UPKEEP>(self.clone());
-        }
     }
 
     /// Whether pages around `page` are being moved out to make room. Any context.
@@ -443,61 +414,10 @@ impl Vram {
         self.freed.advance();
     }
 
-    /// Returns the block of a chunk if no page of it is in use, nobody evicts it and nobody began
-    /// to use it again.
-    fn release(&self, index: usize) {
-        let mut state = self.state.lock();
-        let is_idle = state.held[index]
-            .as_ref()
-            .is_some_and(|held| held.place.is_some());
-        if !is_idle || self.chunks[index].live() != 0 {
-            return;
-        }
-        // CAST: There are fewer chunks than pages.
-        let taken = state.take(index as u32);
-        drop(state);
-        if let Some((held, _idle)) = taken {
-            self.give_back(held);
-        }
-    }
-
     fn residency(&self) -> Delta {
         Delta::from_millis(self.residency_ms.load(Relaxed).into())
     }
 }
-
-impl WorkItem<UPKEEP> for Vram {
-    type Pointer = Arc<Self>;
-
-    fn run(this: Arc<Self>) {
-        // A folio is partly mapped only some time after that was announced, if ever.
-        let mut tries = 0;
-        loop {
-            take_bits(&this.emptied, |index| this.release(index));
-            let mut again = false;
-            take_bits(&this.to_split, |index| {
-                if this.chunks[index].is_whole() && this.split(index) == Err(EAGAIN) {
-                    set_bit(&this.to_split, index);
-                    again = true;
-                }
-            });
-            tries += 1;
-            if !again {
-                return;
-            }
-            if tries == SPLIT_TRIES {
-                // They stay as they are, until they are evicted or unmapped.
-                take_bits(&this.to_split, |_| ());
-                return;
-            }
-            fsleep(SPLIT_PAUSE);
-        }
-    }
-}
-
-/// How often a folio that is to be split is looked at, and how long is waited in between.
-const SPLIT_TRIES: usize = 100;
-const SPLIT_PAUSE: Delta = Delta::from_millis(2);
 
 /// Chunk of a page, and place therein.
 fn position(page: u32) -> (usize, usize) {

@@ -195,7 +195,7 @@ impl Memory {
         counters.cpu_faults.fetch_add(1u64, Relaxed);
         let (installed, result) = self.copy_out(&gpu, filled);
         let moved = installed.pages();
-        installed.finalize();
+        self.0.vram.tend(|| installed.finalize());
         counters.pages_to_ram.fetch_add(moved as u64, Relaxed);
         if moved == 0 {
             result?;
@@ -296,7 +296,7 @@ impl Mover for Evictor {
         };
         let (installed, result) = memory.copy_out(&self.gpu, filled);
         let moved = installed.pages() as u64;
-        installed.finalize();
+        memory.0.vram.tend(|| installed.finalize());
         memory.0.counters.pages_to_ram.fetch_add(moved, Relaxed);
         result
     }

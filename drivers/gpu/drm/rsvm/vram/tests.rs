@@ -237,6 +237,22 @@ mod cases {
     }
 
     #[test]
+    fn who_tends_returns_blocks_without_the_worker() -> Result {
+        let rig = Rig::new()?;
+        let total = rig.vram.bytes_free();
+        let first = rig.huge(Wait::no_wait())?;
+        rig.vram.tend(|| {
+            rig.vram.tend(|| ());
+            rig.vram.free(first, CHUNK_PAGES as u32);
+            // The worker would have done it by then.
+            fsleep(Delta::from_millis(50));
+            assert_eq!(rig.vram.bytes_free(), total - CHUNK_SIZE);
+        });
+        assert_eq!(rig.vram.bytes_free(), total);
+        Ok(())
+    }
+
+    #[test]
     fn small_windows_share_a_chunk() -> Result {
         let rig = Rig::new()?;
         let wait = Wait::no_wait();

@@ -177,7 +177,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             return Ok(());
         };
         let space = self.space;
-        let Some((pagemap, _)) = space.mmu.memory() else {
+        let Some(memory) = space.mmu.memory() else {
             return Ok(());
         };
         let wanted = PageSet::range(pages.clone());
@@ -204,7 +204,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
                 from = page_in_leaf(range.start()) + range.pages();
                 let whole = away == PageSet::FULL;
                 let (session, buf) = (&mut *self.session, &mut self.scratch.migration);
-                let result = migrate::to_system(space, session, pagemap, range, whole, buf);
+                let result = migrate::to_system(space, session, memory, range, whole, buf);
                 // What cannot be had stays.
                 moved += result.unwrap_or(0);
             }
