@@ -331,14 +331,12 @@ impl<T: Mirror> MmSession<'_, T> {
     }
 
     /// Writes a value to the process's memory with a single store, for threads that look at it all
-    /// the time. A kernel thread, such as one of a workqueue, may sleep there as long as the memory's
-    /// owner likes; one of the process itself does not sleep.
+    /// the time. Does not sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if the address is not a multiple of eight; [`EFAULT`] if it cannot be written;
-    /// [`EAGAIN`] if only a kernel thread can tell, as the memory is not there at the moment or
-    /// another process's.
+    /// [`EINVAL`] if the address is not a multiple of eight; [`EAGAIN`] if the memory is not there at
+    /// the moment, see [`wait_writable`](Self::wait_writable), or not for a thread of another process.
     pub fn store_u64(&self, addr: VirtAddr, value: u64) -> Result {
         if addr.as_usize() % size_of::<u64>() != 0 {
             return Err(EINVAL);
@@ -351,6 +349,28 @@ impl<T: Mirror> MmSession<'_, T> {
                 value,
                 core::ptr::without_provenance_mut(addr.as_usize()),
             )
+        })
+    }
+
+    /// Has the memory at `addr` ready to be written. For kernel threads, such as those of a workqueue:
+    /// sleeps as long as the owner of the memory likes. Takes `mmap_lock`.
+    ///
+    /// A store may still find it gone again, or refused by what only a store is asked for, such as
+    /// protection keys: count how often you try. A stack does not grow for this.
+    ///
+    /// # Errors
+    ///
+    /// [`EFAULT`], [`ENOMEM`] and the like if it cannot be written; [`EAGAIN`] for other threads.
+    pub fn wait_writable(&self, addr: VirtAddr) -> Result {
+        if current!().mm().is_some() {
+            return Err(EAGAIN);
+        }
+        let flags = bindings::fault_flag_FAULT_FLAG_WRITE | bindings::fault_flag_FAULT_FLAG_REMOTE;
+        let mut unlocked = false;
+        let _mmap = self.mm.mmap_read_lock();
+        // SAFETY: The lock is held, and is again when this returns; `self` keeps `mm_users` up.
+        to_result(unsafe {
+            bindings::fixup_user_fault(self.mm.as_raw(), addr.as_usize(), flags, &mut unlocked)
         })
     }
 

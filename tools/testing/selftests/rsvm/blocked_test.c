@@ -139,6 +139,37 @@ TEST_F(blocked, vm_destroy)
 	EXPECT_EQ(0, elsewhere());
 }
 
+/*
+ * A fence that is still waited for is not written once the mirror is destroyed:
+ * its owner may use the memory for something else.
+ */
+TEST(fence_of_destroyed_mirror)
+{
+	volatile uint64_t *fence = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+					MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct gpu g;
+	struct mem m;
+	int uffd;
+
+	ASSERT_NE(MAP_FAILED, (void *)fence);
+	uffd = uffd_open((void *)fence, PAGE);
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd");
+	ASSERT_OK(mem_get(&m, MEM_ANON, LEAF));
+	ASSERT_OK(gpu_open(&g));
+	ASSERT_OK(svm_migrate_start(&g, m.p, PAGE, TO_SYSTEM, fence, 1));
+	ASSERT_OK(uffd_faulted(uffd));
+	ASSERT_OK(rsvm_vm_destroy(g.fd, g.vm));
+	ASSERT_OK(uffd_fill(uffd, (void *)fence, 0));
+	/* Time enough for whoever waited. */
+	usleep(300000);
+	EXPECT_EQ(0, *fence);
+	gpu_close(&g);
+	mem_put(&m);
+	close(uffd);
+	munmap((void *)fence, PAGE);
+}
+
 TEST_F(blocked, close)
 {
 	ASSERT_OK(close(self->g.fd));

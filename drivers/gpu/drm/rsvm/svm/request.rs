@@ -12,15 +12,21 @@ use super::{
         LEAF_PAGES, //
     },
     leaf::Slot,
-    node::leaf_index,
+    node::{
+        leaf_index,
+        Mirrored, //
+    },
     policy::Location,
     space::Space, //
 };
 use core::ops::Range;
 use kernel::{
-    mm::addr::{
-        PageRange,
-        VirtAddr, //
+    mm::{
+        addr::{
+            PageRange,
+            VirtAddr, //
+        },
+        mmu_interval::MmSession, //
     },
     new_mutex,
     page::PAGE_SIZE,
@@ -217,6 +223,26 @@ impl<M: Mmu> Space<M> {
             // Only who holds `scratch` does this, and a place is left for it.
             let _ = requests.insert_within_capacity(0, request);
         }
+    }
+
+    /// Writes the fence of a request, unless the space was detached: after that the memory may be in
+    /// use for something else. Sleeps for a moment only.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` once the space was detached; those of [`MmSession::store_u64`].
+    pub(crate) fn write_fence(
+        &self,
+        session: &MmSession<'_, Mirrored<M>>,
+        addr: VirtAddr,
+        value: u64,
+    ) -> Result {
+        // `detach` takes this lock after it said so.
+        let _requests = self.requests.lock();
+        if self.is_detached() {
+            return Err(ENOENT);
+        }
+        session.store_u64(addr, value)
     }
 
     /// Tells where the pages of `range` are. Waits, killably, for the worker.

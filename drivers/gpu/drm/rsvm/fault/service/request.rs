@@ -63,6 +63,9 @@ use kernel::{
 const LEAVES: usize = 8;
 /// Attempts to look at a leaf that changes, or to map what was moved.
 const ATTEMPTS: usize = 8;
+/// How often the memory of a fence is waited for. It may go again before the store, but not for
+/// ever; protection keys and the like refuse a store to memory that is there.
+const FENCE_TRIES: usize = 64;
 /// How long one leaf waits for room.
 const WAIT: Delta = Delta::from_secs(5);
 
@@ -112,11 +115,20 @@ impl<M: Mmu> Scratch<M> {
             Task::Look(look) => space.looked(look),
             Task::Move(_) => {
                 if let (Some((addr, value)), Some(session)) = (request.fence, session) {
-                    // Who made the memory unwritable does not wait for it.
-                    if session.store_u64(addr, value) == Err(EAGAIN) {
-                        // The worker can.
-                        space.put_request(request);
-                        return;
+                    for _ in 0..FENCE_TRIES {
+                        if space.write_fence(&session, addr, value) != Err(EAGAIN) {
+                            break;
+                        }
+                        match session.wait_writable(addr) {
+                            Ok(()) => (),
+                            Err(EAGAIN) => {
+                                // A thread of a process does not wait for memory, the worker does.
+                                space.put_request(request);
+                                return;
+                            }
+                            // Who made it unwritable does not wait for the fence.
+                            Err(_) => break,
+                        }
                     }
                     space.sink.fence_written();
                 }
