@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <glob.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -42,6 +43,31 @@ static int module_range(char start[24], char end[24])
 	return ret;
 }
 
+/*
+ * Where add_pages() is, which answers the lack of memory for a memory map with
+ * a warning: not that of the driver, and a test fails for it.
+ */
+static int reject_range(char start[24], char end[24])
+{
+	char line[256], name[128];
+	unsigned long addr;
+	int ret = -ENOENT;
+	FILE *f = fopen("/proc/kallsyms", "re");
+
+	if (!f)
+		return -errno;
+	while (ret && fgets(line, sizeof(line), f))
+		if (sscanf(line, "%lx %*c %127s", &addr, name) == 2 &&
+		    !strcmp(name, "add_pages") && fgets(line, sizeof(line), f)) {
+			snprintf(start, 24, "0x%lx", addr);
+			/* They are sorted by address. */
+			snprintf(end, 24, "0x%lx", strtoul(line, NULL, 16));
+			ret = 0;
+		}
+	fclose(f);
+	return ret;
+}
+
 /* What kmalloc() hands out may fail; the caches of debugging aids may not. */
 static int mark_caches(void)
 {
@@ -67,7 +93,7 @@ bool fail_possible(const char *injector)
 int fail_start(const char *injector, unsigned int percent, int most)
 {
 	const bool pages = !strcmp(injector, FAIL_PAGES);
-	char start[24], end[24], times[12], probability[12];
+	char start[24], end[24], warns[24], warned[24], times[12], probability[12];
 	const char *const knobs[][2] = {
 		{ "task-filter", "N" }, { "verbose", "0" }, { "interval", "1" },
 		{ "times", times }, { "space", "0" }, { "ignore-gfp-wait", "N" },
@@ -75,9 +101,10 @@ int fail_start(const char *injector, unsigned int percent, int most)
 		{ "stacktrace-depth", pages ? "10" : "32" },
 		{ pages ? "ignore-gfp-highmem" : "cache-filter", pages ? "N" : "Y" },
 		{ "require-start", start }, { "require-end", end },
+		{ "reject-start", warns }, { "reject-end", warned },
 		{ "probability", probability },
 	};
-	int ret = module_range(start, end);
+	int ret = module_range(start, end) ?: reject_range(warns, warned);
 
 	limit = most;
 	snprintf(times, sizeof(times), "%d", most);
