@@ -322,7 +322,7 @@ fn acknowledgements_can_be_late_or_lost() {
 
 #[test]
 fn a_delayed_access_holds_the_acknowledgement_back() {
-    let delay = Duration::from_millis(80);
+    let delay = Duration::from_millis(800);
     let inject = Inject {
         access_delay_every: 1,
         access_delay: delay,
