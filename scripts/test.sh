@@ -47,7 +47,7 @@ stage_model() {
 	for crate in tools/testing/vgpu tools/lib/rsvm; do
 		log=$BUILD/log/test-$(basename "$crate").log status=0
 		say "cargo test: $crate"
-		IN_ROOT_DIR=$TOP/$crate in_root cargo test --release --locked > "$log" 2>&1 || status=$?
+		IN_ROOT_DIR=$TOP/$crate in_root cargo test --release --locked --no-fail-fast > "$log" 2>&1 || status=$?
 		[ "$status" = 0 ] || { grep -nE -A20 'panicked|^error|FAILED' "$log" | head -n 80 >&2; }
 		add "$crate" \
 			"$(awk '/^test result:/ {n += $4} END {print n + 0}' "$log")" \
