@@ -21,6 +21,7 @@ FIXTURE_SETUP(stats)
 
 FIXTURE_TEARDOWN(stats)
 {
+	mem_let_khugepaged(true);
 	gpu_close(&self->g);
 	mem_put(&self->m);
 }
@@ -65,6 +66,7 @@ TEST_F(stats, huge_page_is_one_pte)
 	 */
 	struct mem m[ARRAY_SIZE(kinds)] = {};
 
+	mem_let_khugepaged(false);
 	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++) {
 		long long huge, small;
 		char *p;

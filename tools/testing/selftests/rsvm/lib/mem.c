@@ -122,6 +122,11 @@ bool mem_contiguous(const void *p, size_t size)
 	return true;
 }
 
+void mem_let_khugepaged(bool run)
+{
+	sys_write(THP_DIR "khugepaged/scan_sleep_millisecs", run ? "10000" : "100000000");
+}
+
 /* A field in KiB of the mapping in smaps that holds @p. */
 static size_t smaps_kib(const void *p, const char *field)
 {

@@ -59,6 +59,8 @@ size_t mem_present(const void *p, size_t size);
 bool mem_is_pmd(const void *p);
 /* Whether the frames of the range follow each other. */
 bool mem_contiguous(const void *p, size_t size);
+/* Whether khugepaged makes huge pages of what it finds, which moves it; for root. */
+void mem_let_khugepaged(bool run);
 /* Bytes of this process's swap use, from /proc/self/status. */
 size_t mem_swap_used(void);
 
