@@ -111,7 +111,7 @@ stage_selftests-v3() {
 # Acknowledgements of invalidates and replays take their time, and so do atomics.
 stage_selftests-late-acks() {
 	selftest selftests-late-acks VGPU_ARGS='--ack-delay 2ms --atomic-window 100us' \
-		CMD="$scale sh selftests/run.sh -t $limit atomic:-vANON_add_64,-vTHP_cas_32,-vVRAM_xchg_64,-vFORKED_or_32,-vPRIVATE_FILE_max_64 atomic_mm atomic_order atomic_fair:-vthreads_8_all race"
+		CMD="$scale sh selftests/run.sh -t $limit atomic:-vANON_add_64,-vTHP_cas_32,-vVRAM_xchg_64,-vFORKED_or_32,-vPRIVATE_FILE_max_64 atomic_mm atomic_order atomic_fair:-vthreads_8_all race migrate:-tfence_is_anywhere"
 }
 
 stage_selftests-two-gpus() {

@@ -40,7 +40,10 @@ use crate::{
     },
     vram::PageSet, //
 };
-use core::ops::Range;
+use core::{
+    mem,
+    ops::Range, //
+};
 use kernel::{
     mm::{
         addr::{
@@ -49,23 +52,31 @@ use kernel::{
         },
         mmu_interval::{
             IntervalRef,
-            IntervalSet, //
+            IntervalSet,
+            MmSession, //
         },
     },
     page::PAGE_SIZE,
     prelude::*,
     ptr::Alignment,
     sync::Arc,
-    time::Delta, //
+    time::{
+        delay::fsleep,
+        Delta,
+        Instant,
+        Monotonic, //
+    },
 };
 
 /// Leaves of requests in a turn; then faults have theirs.
 const LEAVES: usize = 8;
 /// Attempts to look at a leaf that changes, or to map what was moved.
 const ATTEMPTS: usize = 8;
-/// How often the memory of a fence is waited for. It may go again before the store, but not for
-/// ever; protection keys and the like refuse a store to memory that is there.
-const FENCE_TRIES: usize = 64;
+/// How long the memory of a fence is waited for. Others that move it take as long as their copies
+/// do; protection keys and the like refuse a store to memory that is there, and for ever.
+const FENCE_WAIT: Delta = Delta::from_secs(10);
+/// Between attempts to write a fence, after the first two.
+const FENCE_PAUSE: Delta = Delta::from_millis(1);
 /// How long one leaf waits for room.
 const WAIT: Delta = Delta::from_secs(5);
 
@@ -114,27 +125,40 @@ impl<M: Mmu> Scratch<M> {
         match &request.task {
             Task::Look(look) => space.looked(look),
             Task::Move(_) => {
-                if let (Some((addr, value)), Some(session)) = (request.fence, session) {
-                    for _ in 0..FENCE_TRIES {
-                        if space.write_fence(&session, addr, value) != Err(EAGAIN) {
-                            break;
-                        }
-                        match session.wait_writable(addr) {
-                            Ok(()) => (),
-                            Err(EAGAIN) => {
-                                // A thread of a process does not wait for memory, the worker does.
-                                space.put_request(request);
-                                return;
-                            }
-                            // Who made it unwritable does not wait for the fence.
-                            Err(_) => break,
-                        }
+                if let (Some(fence), Some(session)) = (request.fence, session) {
+                    if signal(space, &session, fence) == Err(EAGAIN) {
+                        space.put_request(request);
+                        return;
                     }
                     space.sink.fence_written();
                 }
             }
         }
     }
+}
+
+/// Writes the fence of a request that is done, unless its memory cannot be written: who made it so
+/// does not wait for the fence.
+///
+/// # Errors
+///
+/// `EAGAIN` if the memory has to be waited for, which a thread of a process leaves to the worker.
+fn signal<M: Mmu>(
+    space: &Space<M>,
+    session: &MmSession<'_, Mirrored<M>>,
+    (addr, value): (VirtAddr, u64),
+) -> Result {
+    let start = Instant::<Monotonic>::now();
+    let mut pause = Delta::ZERO;
+    while space.write_fence(session, addr, value) == Err(EAGAIN) {
+        fsleep(mem::replace(&mut pause, FENCE_PAUSE));
+        match session.wait_writable(addr) {
+            Ok(()) | Err(ENOMEM) if start.elapsed() < FENCE_WAIT => (),
+            Err(EAGAIN) => return Err(EAGAIN),
+            _ => break,
+        }
+    }
+    Ok(())
 }
 
 /// A node, and pages of it.
