@@ -9,7 +9,7 @@
 . "$(dirname "$0")/lib.sh"
 export CARGO_TARGET_DIR=$BUILD/cargo
 
-quietly() { run_logged "$BUILD/log/$1.log" "${@:2}"; }
+quietly() { run_logged "$BUILD/log/build-$1.log" "${@:2}"; }
 
 vgpu() {
 	say "virtual GPU: building"
