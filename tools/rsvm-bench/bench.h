@@ -34,8 +34,16 @@ uint64_t now_ns(void);
 /* Ends the program with a message that ends in what errno or the library says. */
 void fail(const char *what);
 
-/* Medians of rounds that take turns, so that a drift of the machine hits all alike. */
-#define ROUNDS 7
+/*
+ * Medians of rounds that take turns, so that a drift of the machine hits all alike. Of more than
+ * ROUNDS the last ones count.
+ */
+#define ROUNDS 15
+/*
+ * More rounds, before those that count, where memory moves: whenever the guest takes a page that it
+ * never had, the host makes it and maps it into the virtual GPU, which takes longer than the copy.
+ */
+#define WARM_UP 10
 struct rounds {
 	double ns[ROUNDS];
 	int count;

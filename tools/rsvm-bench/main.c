@@ -49,7 +49,7 @@ void report(const char *name, const char *unit, double ours, double peer, double
 
 void add_round(struct rounds *rounds, uint64_t ns)
 {
-	rounds->ns[rounds->count++] = ns;
+	rounds->ns[rounds->count++ % ROUNDS] = ns;
 }
 
 static int compare(const void *a, const void *b)
@@ -61,10 +61,12 @@ static int compare(const void *a, const void *b)
 
 double median(struct rounds *rounds)
 {
-	if (!rounds->count)
+	int count = rounds->count < ROUNDS ? rounds->count : ROUNDS;
+
+	if (!count)
 		return NONE;
-	qsort(rounds->ns, rounds->count, sizeof(rounds->ns[0]), compare);
-	return rounds->ns[rounds->count / 2];
+	qsort(rounds->ns, count, sizeof(rounds->ns[0]), compare);
+	return rounds->ns[count / 2];
 }
 
 void *map(size_t size, bool huge)

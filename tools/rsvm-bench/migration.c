@@ -121,7 +121,7 @@ void bench_migration(struct bench *bench)
 		struct both_ways mine = {}, peer = {};
 		struct rounds copy = {};
 
-		for (int round = 0; round < ROUNDS; round++) {
+		for (int round = 0; round < WARM_UP + ROUNDS; round++) {
 			ours(bench, &mine, cases[i].size, cases[i].huge);
 			if (peer_open())
 				peers(&peer, cases[i].size, cases[i].huge, mirror);
@@ -161,7 +161,7 @@ void bench_scaling(struct bench *bench)
 			fprintf(stderr, "device memory is too small for %zu MiB\n", size / MIB);
 			break;
 		}
-		for (int round = 0; round < 3; round++)
+		for (int round = 0; round < WARM_UP + ROUNDS; round++)
 			ours(bench, &mine, size, true);
 		snprintf(name, sizeof(name), "to device memory, %zu MiB", size / MIB);
 		report(name, "ns/page", median(&mine.there.all) / pages, NONE, NONE);
