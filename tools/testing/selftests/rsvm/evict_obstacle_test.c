@@ -139,13 +139,13 @@ static bool soak_up(struct mem *soak, size_t *n, size_t max)
 /* RAM has no 2 MiB page: what is in one piece in VRAM is split, evicted, and right. */
 TEST_F(obstacle, with_fragmented_ram)
 {
-	const size_t max = 4096, holes = 128ul << 20;
+	const size_t max = 4096, holes = 192ul << 20, piece = 8 * PAGE;
 	struct mem *soak = calloc(max, sizeof(*soak));
 	long long splits, evictions;
 	size_t soaked = 0;
 	char *p;
 
-	/* Memory in small pieces to evict to: every other page of locked memory. */
+	/* Memory in small pieces to evict to: between pages that stay locked. */
 	if (sys_write("/proc/sys/vm/compact_unevictable_allowed", "0"))
 		SKIP(return, "no compaction");
 	ASSERT_OK(start_owner(_metadata, &self->owner, self->go, MEM_THP, self->vram, false));
@@ -153,12 +153,12 @@ TEST_F(obstacle, with_fragmented_ram)
 	ASSERT_NE(MAP_FAILED, p);
 	madvise(p, holes, MADV_NOHUGEPAGE);
 	ASSERT_OK(mlock(p, holes));
-	for (size_t off = 0; off < holes; off += 2 * PAGE)
-		munlock(p + off, PAGE);
+	for (size_t off = 0; off < holes; off += piece)
+		ASSERT_OK(munlock(p + off, piece - PAGE));
 	if (!soak_up(soak, &soaked, max))
 		SKIP(return, "too much memory to take it all");
-	for (size_t off = 0; off < holes; off += 2 * PAGE)
-		madvise(p + off, PAGE, MADV_DONTNEED);
+	for (size_t off = 0; off < holes; off += piece)
+		ASSERT_OK(madvise(p + off, piece - PAGE, MADV_DONTNEED));
 	ASSERT_TRUE(soak_up(soak, &soaked, max));
 	splits = device_stat("vram_splits");
 	evictions = device_stat("vram_evictions");
