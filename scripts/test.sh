@@ -97,7 +97,7 @@ selftest() {
 	line=$(tr -d '\r' < "$log" | sed -n 's/^selftests: \([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' | tail -n 1)
 	# shellcheck disable=SC2086 # three numbers
 	set -- ${line:-0 1 0}
-	[ "$status" = 0 ] || [ "$2" -gt 0 ] || tail -n 60 "$log" >&2
+	[ "$status" = 0 ] || { [ -n "$line" ] && [ "$2" -gt 0 ]; } || tail -n 60 "$log" >&2
 	add "$stage" "$1" "$2" "$3" "$status"
 }
 
