@@ -56,6 +56,14 @@ check() {
 	echo "not ok - $name: $*"
 }
 
+# The hang guard ends a program, but not the test that it forked.
+end_session() {
+	sed 's/^\([0-9]*\) (.*) . [0-9]* [0-9]* \([0-9]*\) .*/\2 \1/' /proc/[0-9]*/stat 2>/dev/null |
+		while read -r session pid; do
+			[ "$session" != "$1" ] || kill -KILL "$pid"
+		done
+}
+
 run() {
 	name=${1%%:*}
 	options=
@@ -73,8 +81,12 @@ run() {
 	echo "# $name${RSVM_STAY:+, in system memory}"
 	start=$(date +%s)
 	# shellcheck disable=SC2086 # options are a list
-	{ timeout -k 10 "$limit" "$prog" $options 2>&1; echo $? > "$tmp/status"; } |
-		tee "$tmp/tap"
+	{
+		setsid sh -c 'echo $$ > "$0"; timeout -k 10 "$@"; exit $?' "$tmp/session" \
+			"$limit" "$prog" $options 2>&1
+		echo $? > "$tmp/status"
+		end_session "$(cat "$tmp/session")"
+	} | tee "$tmp/tap"
 	status=$(cat "$tmp/status")
 	# A test that failed may not have come to this.
 	[ ! -e /sys/kernel/mm/ksm/run ] || echo 0 > /sys/kernel/mm/ksm/run
