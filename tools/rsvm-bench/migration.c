@@ -167,6 +167,9 @@ void bench_scaling(struct bench *bench)
 		report(name, "ns/page", median(&mine.there.all) / pages, NONE, NONE);
 		snprintf(name, sizeof(name), "to system memory, %zu MiB", size / MIB);
 		report(name, "ns/page", median(&mine.back.all) / pages, NONE, NONE);
+		snprintf(name, sizeof(name), "to system memory, read by the CPU, %zu MiB",
+			 size / MIB);
+		report(name, "ns/page", median(&mine.read) / pages, NONE, NONE);
 	}
 }
 
