@@ -82,7 +82,7 @@ run() {
 	start=$(date +%s)
 	# shellcheck disable=SC2086 # options are a list
 	{
-		setsid sh -c 'echo $$ > "$0"; timeout -k 10 "$@"; exit $?' "$tmp/session" \
+		setsid sh -c 'echo $$ > "$0"; timeout -k 10 "$@"' "$tmp/session" \
 			"$limit" "$prog" $options 2>&1
 		echo $? > "$tmp/status"
 		end_session "$(cat "$tmp/session")"
