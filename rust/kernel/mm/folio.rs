@@ -24,6 +24,10 @@ use core::{
     ptr::NonNull, //
 };
 
+mod holder;
+
+pub(super) use self::holder::FolioHolder;
+
 /// Marks the folio of `pfn` dirty, without its lock, and, if it is not a device's memory, accessed.
 /// Returns the first frame behind the folio.
 ///
@@ -149,12 +153,13 @@ impl RamBlock {
     pub(super) fn new(vma: Option<&VmaRef>) -> Option<Self> {
         #[cfg(CONFIG_NUMA)]
         if let Some(vma) = vma {
-            // SAFETY: The VMA is valid. What says where its pages are is read under `mmap_lock`, as
-            // for a fault.
+            let vma = vma.as_ptr();
+            // SAFETY: The VMA is valid, and its operations are constant. Others may change a VMA
+            // meanwhile, so there is no reference to it; the policy is changed only with `mmap_lock`
+            // held for writing, which is held for reading here.
             let has_policy = unsafe {
-                let vma = &*vma.as_ptr();
-                let ops = vma.vm_ops.as_ref();
-                !vma.vm_policy.is_null() || ops.is_some_and(|ops| ops.get_policy.is_some())
+                let ops = (*vma).vm_ops.as_ref();
+                !(*vma).vm_policy.is_null() || ops.is_some_and(|ops| ops.get_policy.is_some())
             };
             if has_policy {
                 return None;

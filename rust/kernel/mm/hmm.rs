@@ -1,26 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Heterogeneous memory management: what memory a device may be given, and when.
+//! Heterogeneous memory management: which memory a device may be given, and when.
 //!
 //! # Overview
 //!
-//! A page enters a device's page tables in four steps:
+//! A page is mapped in a device's page tables in four steps:
 //!
 //! 1. [`MmSession::fault_in`] makes the pages that the device wants accessible, as if a CPU had
-//!    touched them. What it saw is thrown away.
+//!    touched them. Its result is discarded.
 //! 2. [`MmSession::snapshot`] looks at a window around them and changes nothing. Absent in it means
-//!    unknown: what is mapped there already, stays.
-//! 3. [`Snapshot::commit`] asks, with the page-table lock held, whether anything changed since.
-//! 4. The [`Commit`] gives out the tables and the pages that may be entered, as [`ReadPage`] and
-//!    [`WritePage`], until the lock is released. [`DmaMap::map`] turns them into bus addresses.
+//!    unknown: a page that is mapped there already stays.
+//! 3. [`Snapshot::commit`] checks, with the page-table lock held, that nothing changed since.
+//! 4. [`Commit::map`] maps those pages that the driver chooses, with the rights that the process has.
 //!
 //! Step 1 cannot be joined with step 2, since `hmm_range_fault()` faults every page from the first
 //! one missing to the end of its page table, whatever is asked of each: it would fill holes, copy
 //! shared neighbours and bring device memory home.
 //!
-//! Device memory that belongs to the mirror itself, see [`Mirror::pagemap`], is left where it is and
-//! comes out of step 4 as [`PrivatePage`] and [`WritePrivatePage`]. That of others is brought home in
-//! step 1, like anything that is swapped out.
+//! Device memory that belongs to the space itself, see [`Space::pagemap`], is left where it is. That
+//! of others is brought home in step 1, like anything that is swapped out.
 //!
 //! A page for atomics, which have to be atomic against CPUs, takes another way: see
 //! [`MmSession::make_exclusive`].
@@ -39,38 +37,28 @@
 //!     mm::{
 //!         addr::PageRange,
 //!         hmm::{PfnBuf, Reject},
-//!         mmu_interval::{IntervalRef, MmSession, Mirror},
+//!         space::{Mapped, MmSession, Mirror, Supplies},
 //!     },
 //!     time::msecs_to_jiffies,
 //! };
 //!
-//! /// Enters what is present of `window` after `wanted` was faulted in.
+//! /// Maps what is present of `window` after `wanted` was faulted in; both lie in one leaf.
 //! fn serve<T: Mirror>(
 //!     session: &MmSession<'_, T>,
-//!     interval: &IntervalRef<T>,
-//!     mirror: &T,
 //!     wanted: PageRange,
 //!     window: PageRange,
 //!     buf: &mut PfnBuf,
-//!     enter: impl Fn(&mut T::Pt, usize, bool),
-//! ) -> Result<bool> {
+//!     supplies: &mut Supplies<T>,
+//! ) -> Result<Option<Mapped>> {
 //!     let timeout = msecs_to_jiffies(1000);
-//!     session.fault_in(interval, wanted, true, timeout, buf).map_err(|_| EFAULT)?;
-//!     let snapshot = session.snapshot(interval, window, timeout, buf).map_err(|_| EAGAIN)?;
-//!
-//!     let mut guard = mirror.pt_lock().lock();
-//!     match snapshot.commit(&mut guard) {
-//!         Ok(mut commit) => {
-//!             let (pt, _, pages) = commit.split();
-//!             for index in 0..window.pages() {
-//!                 if let Some(page) = pages.get(index) {
-//!                     enter(pt, page.pfn().as_usize(), page.writable().is_some());
-//!                 }
-//!             }
-//!             Ok(true)
-//!         }
-//!         Err(Reject::Collided) => Ok(false),
-//!         Err(_) => Err(ESRCH),
+//!     let interval = session.node(window.start())?;
+//!     session.fault_in(&interval, wanted, true, timeout, buf).map_err(|_| EFAULT)?;
+//!     session.prepare(supplies, window)?;
+//!     let snapshot = session.snapshot(&interval, window, timeout, buf).map_err(|_| EAGAIN)?;
+//!     match snapshot.commit() {
+//!         Ok(mut commit) => Ok(Some(commit.map(supplies, |_| Some(false))?)),
+//!         Err(Reject::Closed) => Err(ESHUTDOWN),
+//!         Err(_) => Ok(None),
 //!     }
 //! }
 //! ```
@@ -80,15 +68,23 @@
 use super::{
     addr::{
         PageRange,
+        Pfn,
         VirtAddr, //
     },
-    mmu_interval::{
+    folio::FolioHolder,
+    space::{
+        self,
+        Found,
+        Guard,
         IntervalRef,
+        Leaf,
+        Mapped,
         Mirror,
         MmSession,
-        Node,
-        Protected,
-        PtGuard, //
+        Prot,
+        Slot,
+        Space,
+        Supplies, //
     },
     virt::flags,
     MmapReadGuard, //
@@ -99,50 +95,25 @@ use crate::{
     prelude::*,
     time::Jiffies, //
 };
-use core::{
-    ops::Range,
-    ptr, //
-};
+use core::ptr;
 
-mod dma;
 mod exclusive;
 mod held;
-mod pages;
-mod private;
 #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
 mod tests;
 
 pub use self::{
-    dma::{
-        DmaMap,
-        DmaPage,
-        PrivateSlot,
-        Revoked, //
-    },
     exclusive::{
-        AtomicPage,
         Exclusive,
         ExclusiveCommit,
         ExclusiveError, //
     },
-    held::HeldMappings,
-    pages::{
-        DevicePage,
-        Pages,
-        ReadPage,
-        WritePage, //
-    },
-    private::{
-        PrivateEntry,
-        PrivatePage,
-        WritePrivatePage, //
-    }, //
+    held::HeldMappings, //
 };
 
 const VALID: usize = bindings::hmm_pfn_flags_HMM_PFN_VALID;
 const WRITE: usize = bindings::hmm_pfn_flags_HMM_PFN_WRITE;
 const FLAGS: usize = bindings::hmm_pfn_flags_HMM_PFN_FLAGS;
-const ORDER_SHIFT: usize = bindings::hmm_pfn_flags_HMM_PFN_ORDER_SHIFT;
 
 /// Why memory cannot be given to the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,7 +131,8 @@ pub enum FaultError {
     Busy,
     /// The process is being killed.
     Dying,
-    /// The interval is not of this session, does not cover the range, or the buffer is too small.
+    /// The interval is not of this session or does not cover the range, the buffer is too small, or
+    /// the thread has a folio locked.
     Invalid,
 }
 
@@ -169,10 +141,10 @@ pub enum FaultError {
 pub enum Reject {
     /// The memory changed since, or is changing.
     Collided,
-    /// The interval was killed.
+    /// The interval has ended: there was nothing mapped in it. Get another one.
     Dead,
-    /// The lock is that of another space.
-    WrongSpace,
+    /// The space was closed.
+    Closed,
 }
 
 /// A buffer for what `hmm_range_fault()` reports. Nothing else ever points to it.
@@ -191,7 +163,7 @@ enum Mmap<'a> {
     Held(#[expect(dead_code, reason = "a proof")] &'a MmapReadGuard<'a>),
 }
 
-impl<T: Mirror> MmSession<'_, T> {
+impl<'a, T: Mirror> MmSession<'a, T> {
     /// Makes all of `range` readable, and writable if `write`, as a CPU's access would.
     ///
     /// `range` should be no more than what the device asked for. `interval` may be any that covers
@@ -211,15 +183,15 @@ impl<T: Mirror> MmSession<'_, T> {
         buf: &mut PfnBuf,
     ) -> Result<(), FaultError> {
         let request = if write { VALID | WRITE } else { VALID };
-        let owner = private::owner(interval.0.mirror());
+        let owner = self.space().private_owner();
         let (_, pfns) = self
             .walk(interval, range, request, owner, Mmap::Take(timeout), buf)
             .map_err(|error| self.explain(error, range, write))?;
         if !write || !pfns.iter().any(|pfn| pfn & WRITE == 0) {
             return Ok(());
         }
-        // Only of our own device pages core tells without faulting them in: these are shared, since
-        // `fork()`, with another process. As an owner of nothing we have them copied.
+        // Only pages of the space's own pagemap are reported without having been faulted in: these are
+        // shared, since `fork()`, with another process. As an owner of nothing we have them copied.
         for addr in range.iter_pages() {
             let index = range.page_index(addr).ok_or(FaultError::Invalid)?;
             if buf.0[index] & WRITE != 0 {
@@ -253,13 +225,14 @@ impl<T: Mirror> MmSession<'_, T> {
         range: PageRange,
         timeout: Jiffies,
         buf: &'b mut PfnBuf,
-    ) -> Result<Snapshot<'b, T>, FaultError> {
-        let owner = private::owner(interval.0.mirror());
+    ) -> Result<Snapshot<'a, 'b, T>, FaultError> {
+        let owner = self.space().private_owner();
         let (seq, pfns) = self
             .walk(interval, range, 0, owner, Mmap::Take(timeout), buf)
             .map_err(|error| self.explain(error, range, false))?;
         // INVARIANT: `seq` is of the walk that filled `pfns`.
         Ok(Snapshot {
+            space: self.space(),
             interval: interval.clone(),
             seq,
             range,
@@ -280,7 +253,8 @@ impl<T: Mirror> MmSession<'_, T> {
         buf: &'b mut PfnBuf,
     ) -> Result<(usize, &'b [usize])> {
         let pfns = buf.0.get_mut(..range.pages()).ok_or(EINVAL)?;
-        if !self.watches(interval, range) {
+        // A thread with a folio locked could wait for itself.
+        if !self.watches(interval, range) || FolioHolder::is_current() {
             return Err(EINVAL);
         }
         // Some flags are kept from input to output.
@@ -379,67 +353,75 @@ impl<T: Mirror> MmSession<'_, T> {
 /// # Invariants
 ///
 /// `pfns` has an entry for each page of `range`, which `interval` covers, and was filled while
-/// `seq` was its sequence.
+/// `seq` was its sequence. `interval` is one of `space`.
 #[must_use]
-pub struct Snapshot<'b, T: Mirror> {
+pub struct Snapshot<'a, 'b, T: Mirror> {
+    space: &'a Space<T>,
     interval: IntervalRef<T>,
     seq: usize,
     range: PageRange,
     pfns: &'b [usize],
 }
 
-impl<'b, T: Mirror> Snapshot<'b, T> {
-    /// Checks that the snapshot still tells the truth, and will until the lock is released.
+impl<'a, 'b, T: Mirror> Snapshot<'a, 'b, T> {
+    /// Takes the page-table lock, and checks that the snapshot still tells the truth, and will until
+    /// the lock is released.
     ///
     /// # Errors
     ///
     /// See [`Reject`].
-    pub fn commit<'g>(self, guard: &'g mut PtGuard<'_, T>) -> Result<Commit<'g, 'b, T>, Reject> {
-        let node = &self.interval.0;
-        check(node, guard, self.seq, self.range)?;
-        // INVARIANT:
-        // - The node is not dead, and `Node::kill` needs the lock. Till then it is registered, so
-        //   whoever changes the memory calls `Node::start` first, which needs the lock, too.
-        // - The sequence, which `Node::start` changes under the lock, is that of the snapshot, so
-        //   nobody called it since, but with `MMU_NOTIFY_EXCLUSIVE` for this space itself.
+    pub fn commit(self) -> Result<Commit<'a, 'b, T>, Reject> {
+        // INVARIANT: By `lock_current`, nothing changed since the snapshot, nor will before the lock
+        // is released. `MMU_NOTIFY_EXCLUSIVE` for this space itself is no change of the pages that
+        // the snapshot has: an exclusive page is absent in it.
         Ok(Commit {
-            private: private::frames(node.mirror()),
-            inner: guard.protected(),
+            guard: lock_current(self.space, &self.interval, self.seq)?,
             range: self.range,
             pfns: self.pfns,
         })
     }
 }
 
-/// Checks that `node` lives, that its sequence is `seq`, and that `range` may be entered.
-fn check<T: Mirror>(
-    node: &Node<T>,
-    guard: &PtGuard<'_, T>,
+/// Takes the page-table lock of `space`, and checks that its `interval` lives and that its sequence is
+/// `seq`. Until the lock is released no change is announced in the interval: the announcement takes
+/// the lock, and so does the end of the interval.
+fn lock_current<'a, T: Mirror>(
+    space: &'a Space<T>,
+    interval: &IntervalRef<T>,
     seq: usize,
-    range: PageRange,
-) -> Result<(), Reject> {
-    if !guard.is_of(node.mirror().pt_lock()) {
-        return Err(Reject::WrongSpace);
+) -> Result<Guard<'a, T>, Reject> {
+    let guard = space.lock();
+    if guard.is_closed() {
+        return Err(Reject::Closed);
     }
-    if node.is_dead() {
+    if interval.0.watcher().is_dead() {
         return Err(Reject::Dead);
     }
-    if node.read_retry(guard, seq) || guard.is_withheld(range) {
+    if interval.0.read_retry(seq) {
         return Err(Reject::Collided);
     }
-    Ok(())
+    Ok(guard)
 }
 
-/// The right to enter pages in the device's tables.
+/// A page of a [`Commit`] that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// The page frame.
+    pub pfn: Pfn,
+    /// Whether the process may write to the page as it is.
+    pub writable: bool,
+    /// Which page of the space's pagemap it is, if it is device memory.
+    pub private: Option<u32>,
+}
+
+/// The right to map pages: the page-table lock is held, and the snapshot is true.
 ///
 /// # Invariants
 ///
-/// The page-table lock is held, and `pfns` describes the memory mapped in `range` as it is. Before
-/// any of it changes, [`Mirror::revoke`] is called for it, which needs the lock.
-pub struct Commit<'g, 'b, T: Mirror> {
-    /// The frames of the mirror's own device memory.
-    private: Range<usize>,
-    inner: &'g mut Protected<T>,
+/// `pfns` describes the memory of the process of `guard` in `range` as it is. Before any of it
+/// changes, the change is announced to the space, which needs the lock.
+pub struct Commit<'a, 'b, T: Mirror> {
+    guard: Guard<'a, T>,
     range: PageRange,
     pfns: &'b [usize],
 }
@@ -450,12 +432,74 @@ impl<T: Mirror> Commit<'_, '_, T> {
         self.range
     }
 
-    /// The device's page tables, the other state under the lock, and the pages that may be entered.
-    pub fn split(&mut self) -> (&mut T::Pt, &mut T::Book, Pages<'_>) {
-        let pages = Pages {
-            pfns: self.pfns,
-            private: &self.private,
+    /// The driver's state.
+    pub fn state(&self) -> &T::State {
+        self.guard.state()
+    }
+
+    /// The leaf with the number `index`, if there is one, and the driver's state.
+    pub fn leaf(&mut self, index: usize) -> (Option<Leaf<'_, T>>, &mut T::State) {
+        self.guard.leaf(index)
+    }
+
+    /// What is known of the page at `addr`.
+    pub fn slot(&self, addr: VirtAddr) -> Slot {
+        self.guard.slot(addr)
+    }
+
+    /// The page at `index`, counted from the start of the range; [`None`] if it is not present, which
+    /// does not say that nothing is there.
+    pub fn page(&self, index: usize) -> Option<Present> {
+        let entry = *self.pfns.get(index)?;
+        let pfn = Pfn::new(entry & !FLAGS);
+        (entry & VALID != 0).then(|| Present {
+            pfn,
+            writable: entry & WRITE != 0,
+            private: self.guard.space().private_page(pfn),
+        })
+    }
+
+    /// Maps the pages that are present and that `choose` gives something for: whether atomics are
+    /// allowed there if writing is. The range lies in one leaf.
+    ///
+    /// A page that is [leaving](super::space) is left alone, and so is one without a bus address.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if the range lies in several leaves; [`EAGAIN`] if `supplies` are used up;
+    /// [`ESHUTDOWN`] once the space was closed.
+    pub fn map(
+        &mut self,
+        supplies: &mut Supplies<T>,
+        mut choose: impl FnMut(usize) -> Option<bool>,
+    ) -> Result<Mapped> {
+        let (range, pfns) = (self.range, self.pfns);
+        let space = self.guard.space();
+        let Some(dev) = space.dma_device() else {
+            return Err(ESHUTDOWN);
         };
-        (&mut self.inner.pt, &mut self.inner.book, pages)
+        let first = space::page_in_leaf(range.start());
+        self.guard.map_window(range, supplies, |leaf, page| {
+            let entry = *pfns.get(page - first)?;
+            if entry & VALID == 0 {
+                return None;
+            }
+            let atomic = choose(page - first)?;
+            let pfn = Pfn::new(entry & !FLAGS);
+            let found = Found {
+                pfn,
+                private: space.private_page(pfn),
+            };
+            let write = entry & WRITE != 0;
+            let prot = Prot {
+                write,
+                atomic: write && atomic,
+            };
+            // SAFETY: `pfn` is an entry that `hmm_range_fault()` filled, with `HMM_PFN_VALID`, so it
+            // has a `struct page`. It is no device memory unless of the space's own pagemap, for
+            // others' was faulted. By the type invariants the page is mapped in the process at that
+            // address, and a change is announced to the space, which needs the lock.
+            unsafe { leaf.prepare(&dev, page, found, prot) }
+        })
     }
 }

@@ -10,8 +10,8 @@
 //! 1. Pages are unmapped and locked: [`MmSession::migrate`] for those of a range, of which it makes
 //!    a [`Collected`]; [`MmSession::recall`] for the way back; [`CpuFault::migrate`] for those
 //!    around a page that a CPU touched; [`Pagemap::evict`] for those in a part of device memory,
-//!    whoever owns them. In the first two cases the device may still reach the pages; what has to be
-//!    done about that, at the latest with the copy, is [`Unflushed`]'s.
+//!    whichever processes own them. In the first two cases the device may still reach the pages:
+//!    [`Unflushed`] has it forget them with the copy, at the latest.
 //! 2. Each gets a page to be copied to, which makes it a [`Filled`]. Towards the device the driver
 //!    gives them, see [`Collected::fill`]; towards system memory they are allocated here.
 //! 3. [`Filled::map`] lends the system pages to the device, and [`Mapped::copies`] is what its
@@ -25,9 +25,10 @@
 //! # What a thread may do meanwhile
 //!
 //! From stage 1 to stage 5 folios are locked, and CPUs that wait for them hold the `mmap_lock` of
-//! their processes. So whoever waits for memory management then, waits for himself: a migration
-//! borrows its [`MmSession`] mutably, and [`DevFolio`]s have to be had before it begins. A thread
-//! has one migration at a time; more threads make copies overlap.
+//! their processes. A thread that waited for memory management then would wait for itself: a
+//! migration borrows its [`MmSession`] mutably, no session of the thread looks into memory, and
+//! [`DevFolio`]s have to be claimed before it begins. A thread has one migration at a time; more
+//! threads make copies overlap.
 //!
 //! # Limits of core
 //!
@@ -47,14 +48,13 @@
 //!         addr::PageRange,
 //!         memremap::{DevFolio, DeviceMemory, Order, Pagemap, HUGE_PAGES},
 //!         migrate::{Copy, MigrateBuf},
-//!         mmu_interval::{MmSession, Mirror},
+//!         space::{MmSession, Mirror},
 //!     },
 //! };
 //!
 //! /// Moves 2 MiB to the device in one piece, if they are in one piece. Returns how many pages moved.
 //! fn to_device<T: Mirror>(
 //!     session: &mut MmSession<'_, T>,
-//!     mirror: &T,
 //!     pagemap: &Pagemap<T::Memory>,
 //!     range: PageRange,
 //!     first: u32,
@@ -64,7 +64,7 @@
 //!     let mut buf = MigrateBuf::new()?;
 //!     // Device memory comes first: now nothing is locked.
 //!     let mut folio = Some(pagemap.folio(first, Order::Huge)?);
-//!     let Some(collected) = session.migrate(mirror, pagemap, range, true, &mut buf)? else {
+//!     let Some(collected) = session.migrate(range, true, &mut buf)? else {
 //!         return Ok(0);
 //!     };
 //!     let mapped = collected
@@ -105,6 +105,7 @@ use super::{
         VirtAddr, //
     },
     folio::{
+        FolioHolder,
         RamBlock,
         RamFolio, //
     },
@@ -116,10 +117,10 @@ use super::{
         User,
         HUGE_PAGES, //
     },
-    mmu_interval::{
+    space::{
+        Deferred,
         Mirror,
-        MmSession,
-        Owed, //
+        MmSession, //
     },
     virt::{
         flags,
@@ -133,8 +134,7 @@ use crate::{
     error::to_result,
     page::PAGE_SIZE,
     prelude::*,
-    ptr::Alignment,
-    sizes::SZ_2M, //
+    ptr::Alignment, //
 };
 use core::{
     ops::Range,
@@ -169,6 +169,9 @@ const VALID: usize = bindings::MIGRATE_PFN_VALID as usize;
 const MIGRATE: usize = bindings::MIGRATE_PFN_MIGRATE as usize;
 const COMPOUND: usize = bindings::MIGRATE_PFN_COMPOUND as usize;
 const SHIFT: u32 = bindings::MIGRATE_PFN_SHIFT;
+
+/// The memory that a migration lies within: as much as an entry of a CPU's middle page table maps.
+pub(super) const BLOCK: Alignment = Alignment::new::<{ HUGE_PAGES * PAGE_SIZE }>();
 
 /// Marks what is not mapped for DMA.
 const UNMAPPED: DmaAddress = DmaAddress::MAX;
@@ -249,12 +252,14 @@ struct Core<'m, D: DeviceMemory> {
     /// Up to here `migrate_vma_pages()` or its like was called.
     installed: usize,
     // After what needs them: fields are dropped in order, and `drop` comes before all.
+    _holder: FolioHolder,
     _user: Option<User<'m, D>>,
     _mmap: Option<MmapReadGuard<'m>>,
 }
 
 impl<'m, D: DeviceMemory> Core<'m, D> {
-    /// Collects the pages of `range` that `select` says; [`None`] if there are none.
+    /// Collects the pages of `range` that can go in `direction`; [`None`] if there are none. Large
+    /// folios are taken as a `whole`, or else split.
     ///
     /// # Safety
     ///
@@ -263,14 +268,21 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
     unsafe fn collect(
         pagemap: &'m Pagemap<D>,
         direction: Direction,
-        vma: *mut bindings::vm_area_struct,
+        (vma, fault_page): (*mut bindings::vm_area_struct, *mut bindings::page),
         range: PageRange,
-        select: u32,
-        fault_page: *mut bindings::page,
+        whole: bool,
+        holder: FolioHolder,
         buf: &'m mut MigrateBuf,
     ) -> Result<Option<Self>> {
         if range.pages() > HUGE_PAGES {
             return Err(EINVAL);
+        }
+        let mut select = match direction {
+            Direction::ToDevice => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM,
+            Direction::ToRam => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
+        };
+        if whole && range.pages() == HUGE_PAGES {
+            select |= bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND;
         }
         let mut args = bindings::migrate_vma {
             vma,
@@ -298,6 +310,7 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
             buf,
             finalized: 0,
             installed: 0,
+            _holder: holder,
             _user: None,
             _mmap: None,
         };
@@ -423,59 +436,55 @@ impl<D: DeviceMemory> Drop for Core<'_, D> {
 }
 
 impl<T: Mirror> MmSession<'_, T> {
-    /// Unmaps and locks what of `range` can go to the memory of `pagemap`: anonymous memory, also
-    /// where none is allocated yet.
+    /// Unmaps and locks the pages of `range` that can go to the memory of the space's pagemap:
+    /// anonymous memory, also where none is allocated yet.
     ///
     /// `range` lies within an aligned block of 2 MiB; what lies behind the end of its first VMA is
     /// cut off, see [`Collected::range`]. `whole` says to take 2 MiB in one piece, where memory is
     /// so or is not allocated yet; if it is false, large folios are split.
     ///
-    /// Pages that are busy are left out. Takes `mmap_lock` and holds it until the end; calls
-    /// [`Mirror::revoke`] of `mirror`, which is this session's, for the range. Needs to be called
-    /// without any lock that a [`Mirror`] or [`DeviceMemory`] takes.
+    /// Pages that are busy are left out. Takes `mmap_lock` and holds it until the end; the space
+    /// revokes the range. Needs to be called without any lock that a [`Mirror`] or [`DeviceMemory`]
+    /// takes.
     ///
     /// [`None`] if there is nothing to move.
     ///
     /// # Errors
     ///
     /// [`ENOENT`] if nothing is mapped at the start; [`EINVAL`] for a wrong range, and if what is
-    /// mapped there never can go to a device; [`EINTR`] if the thread is killed.
+    /// mapped there never can go to a device; [`ENODEV`] if the space has no pagemap; [`EBUSY`] if
+    /// the thread has a folio locked; [`ENOMEM`]; [`EINTR`] if the thread is killed.
     pub fn migrate<'m>(
         &'m mut self,
-        mirror: &'m T,
-        pagemap: &'m Pagemap<T::Memory>,
         range: PageRange,
         whole: bool,
         buf: &'m mut MigrateBuf,
     ) -> Result<Option<Unflushed<'m, T, Collected<'m, T::Memory>>>> {
-        let block = PageRange::block(range.start(), Alignment::new::<SZ_2M>())?;
-        if !block.covers(range) {
+        let space = self.space();
+        let pagemap = space.pagemap().ok_or(ENODEV)?;
+        if !PageRange::block(range.start(), BLOCK)?.covers(range) {
             return Err(EINVAL);
         }
+        let holder = FolioHolder::new()?;
         let mmap = self.mm().mmap_read_lock_killable()?;
         let vma = mmap.vma_lookup(range.start().as_usize()).ok_or(ENOENT)?;
         if vma.flags() & flags::SHARED != 0 {
             return Err(EINVAL);
         }
         let range = PageRange::new(range.start(), range.end().min(VirtAddr::new(vma.end())))?;
-        let mut select = bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM;
-        if whole && range.pages() == HUGE_PAGES {
-            select |= bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND;
-        }
-        let vma = vma.as_ptr();
-        let to = Direction::ToDevice;
-        let (owed, core) = Owed::catch(mirror, pagemap.owner(), || {
+        let at = (vma.as_ptr(), ptr::null_mut());
+        let (deferred, core) = Deferred::capture(space, pagemap.owner(), || {
             // SAFETY: `mmap` moves into the result.
-            unsafe { Core::collect(pagemap, to, vma, range, select, ptr::null_mut(), buf) }
+            unsafe { Core::collect(pagemap, Direction::ToDevice, at, range, whole, holder, buf) }
         });
         Ok(core?.map(|mut core| {
             core._mmap = Some(mmap);
-            Unflushed::new(owed, Collected { core, range })
+            Unflushed::new(deferred, Collected { core, range })
         }))
     }
 
-    /// Unmaps and locks what of `range` lies in `pagemap`, and gives each page system memory to be
-    /// copied to.
+    /// Unmaps and locks the pages of `range` that lie in the space's pagemap, and gives each page
+    /// system memory to be copied to.
     ///
     /// `range` as for [`MmSession::migrate`], and so are the locks. `whole` says that there is a
     /// large folio: it stays in one piece if there is one of system memory, and is split if not.
@@ -484,20 +493,19 @@ impl<T: Mirror> MmSession<'_, T> {
     ///
     /// # Errors
     ///
-    /// [`ENOENT`] if nothing is mapped at the start; [`EINVAL`] for a wrong range; [`ENOMEM`];
-    /// [`EINTR`] if the thread is killed.
+    /// As for [`MmSession::migrate`].
     pub fn recall<'m>(
         &'m mut self,
-        mirror: &'m T,
-        pagemap: &'m Pagemap<T::Memory>,
         range: PageRange,
         whole: bool,
         buf: &'m mut MigrateBuf,
     ) -> Result<Option<Unflushed<'m, T, Filled<'m, T::Memory>>>> {
-        let block = PageRange::block(range.start(), Alignment::new::<SZ_2M>())?;
-        if !block.covers(range) {
+        let space = self.space();
+        let pagemap = space.pagemap().ok_or(ENODEV)?;
+        if !PageRange::block(range.start(), BLOCK)?.covers(range) {
             return Err(EINVAL);
         }
+        let holder = FolioHolder::new()?;
         let mmap = self.mm().mmap_read_lock_killable()?;
         let vma = mmap.vma_lookup(range.start().as_usize()).ok_or(ENOENT)?;
         // SAFETY: Used as long as the lock is held only: by `mmap`, then by what is collected.
@@ -509,17 +517,18 @@ impl<T: Mirror> MmSession<'_, T> {
             None
         };
         let (whole, nowhere) = (huge.is_some(), ptr::null_mut());
-        let (owed, collected) = Owed::catch(mirror, pagemap.owner(), || {
+        let (deferred, collected) = Deferred::capture(space, pagemap.owner(), || {
             // SAFETY: `mmap` moves into the result.
-            unsafe { Collected::from_device(pagemap, vma, range, whole, nowhere, buf) }
+            unsafe { Collected::from_device(pagemap, vma, range, whole, nowhere, holder, buf) }
         });
         let Some(mut collected) = collected? else {
             return Ok(None);
         };
         collected.core._mmap = Some(mmap);
         let near = Some((vma, range.start()));
-        // On an error `owed` outlives what was collected, of which nothing is put in place either way.
+        // On an error `deferred` outlives the pages that were collected, of which none is put in
+        // place either way.
         let filled = collected.fill_ram(near, huge)?;
-        Ok(Some(Unflushed::new(owed, filled)))
+        Ok(Some(Unflushed::new(deferred, filled)))
     }
 }

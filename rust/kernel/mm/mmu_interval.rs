@@ -1,170 +1,47 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! MMU interval notifiers: a device mirrors the address space of a process.
+//! MMU interval notifiers: core mm announces each change of a range of a process's memory.
 //!
-//! # Overview
-//!
-//! A driver keeps page tables of its own for a process. [`Mirror`] says how it takes entries away;
-//! this module makes sure that it is asked whenever the process's memory changes, and that nothing
-//! enters the tables in between.
-//!
-//! - [`PtLock`] guards the device's page tables of one process, all of them.
-//! - [`IntervalSet`] belongs to one process and knows all intervals watched there.
-//! - [`MmSession`] keeps the address space usable while the driver looks into it.
-//! - [`Interval`] is a range that is watched. [`Interval::kill`] ends it, [`DeadInterval::remove`]
-//!   takes it out of the process.
-//!
-//! Entries are added with [`hmm`](super::hmm) alone: only a
-//! [`Commit`](super::hmm::Commit) and a [`Revoke`] give out the tables mutably, and only a commit
-//! knows pages that may be entered.
-//!
-//! # Locking
-//!
-//! Outermost first: `mmap_lock` (taken in here and in `hmm`, never by the driver) › folio lock ›
-//! [`PtLock`] › whatever [`Mirror::revoke`] takes.
-//!
-//! [`PtLock`] is taken in memory reclaim. Nothing may be allocated under it but with `GFP_NOWAIT`,
-//! and no lock may be taken under it that is held elsewhere across an allocation. Two of them never
-//! nest. Lockdep knows of this through the notifier's and reclaim's annotations.
-//!
-//! # Invalidation
-//!
-//! Core calls in two passes over all intervals hit: the first takes the lock, advances the
-//! sequence, has the driver clear entries and start the flush; the second waits for the flush. So
-//! the flushes of several intervals overlap. An interval has a few places for what goes from the
+//! This is the bare mechanism, for [`super::space`] only. A [`Notifier`] is one registered
+//! `struct mmu_interval_notifier`; its [`Watcher`] hears of each [`Change`] in two passes over all
+//! notifiers hit: the first revokes entries and starts a flush, the second waits for the flush, so
+//! that the flushes of several notifiers overlap. A notifier has a few slots for what goes from the
 //! first pass to the second; if all are taken the first pass waits.
 //!
-//! As the lock is released between the passes, a second invalidation can find the entries of a
-//! range cleared while the flush of that is under way. It must not return before the device
-//! forgot them either, so the lock keeps the hull of all ranges whose flush is not acknowledged,
-//! and an invalidation that touches the hull has a flush of its own, of its whole range, whatever
-//! it cleared.
-//! Waiting for the other flush instead would deadlock where both are passes of one call.
-//!
-//! Nor may a page be entered anew, and taken away again, while an older flush of it is waited for:
-//! whoever waits would take that acknowledgement for one of the new entry. With a change of core's
-//! the sequence excludes it until all is over. Where core is not waiting (a migration of the
-//! driver's own, [`Interval::kill`], [`withdraw()`]) commits in the hull of such flushes collide.
-//!
-//! An invalidation that must not sleep (from the OOM killer) is refused before anything changes if
-//! an entry is live or a flush is under way in the range, or if the lock is taken.
-//!
-//! `MMU_NOTIFY_EXCLUSIVE` events caused by the mirror itself are skipped; without that an
-//! exclusive page could never be entered. Migrations, the driver's own too, are never skipped: the
-//! entry has to go before the page is copied. But the flush of an own one need not be over before
-//! that, so core does not wait for it: the migration does; see
-//! [`Unflushed`](super::migrate::Unflushed).
-//!
-//! # End of an interval
-//!
-//! `mmu_interval_notifier_remove()` does not advance the sequence, so a commit on the way could
-//! enter pages that nobody will take away again. [`Interval::kill`] therefore clears the range and
-//! marks the interval under the lock; commits see the mark. Only the [`DeadInterval`] that it
-//! returns can be removed, which sleeps, so neither a callback nor a holder of the lock may do it.
-//! One that is dropped instead, like an [`Interval`] that is dropped, goes to a worker that does
-//! what is left to do. [`IntervalSet::barrier`] waits until nothing is watched any more.
-//!
-//! An interval inserted with [`MmSession::insert_within`] lies in another and has a sequence of its
-//! own, for a page whose surroundings change so often that no commit gets through. Killing it
-//! takes nothing away, since the outer one still watches the page.
+//! Lock order: `mmap_lock` › folio lock › the watcher's lock. The watcher's lock is taken in memory
+//! reclaim.
 //!
 //! C header: [`include/linux/mmu_notifier.h`](srctree/include/linux/mmu_notifier.h)
 
 use super::{
-    addr::PageRange,
-    memremap::{
-        DeviceMemory,
-        Pagemap, //
-    }, //
-};
-use crate::bindings;
-
-mod lock;
-mod node;
-mod owed;
-mod set;
-#[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
-mod tests;
-mod withdraw;
-
-pub(super) use self::{
-    lock::Protected,
-    node::Node,
-    owed::Owed, //
-};
-pub use self::{
-    lock::{
-        PtGuard,
-        PtLock,
-        Revoke, //
+    addr::{
+        PageRange,
+        VirtAddr, //
     },
-    set::{
-        DeadInterval,
-        Interval,
-        IntervalRef,
-        IntervalSet,
-        MmSession, //
-    },
-    withdraw::withdraw,
+    Mm, //
 };
-pub use crate::new_pt_lock;
+use crate::{
+    bindings,
+    container_of,
+    error::to_result,
+    page::page_align,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
+        Arc, //
+    },
+    types::Opaque, //
+};
+use core::cell::UnsafeCell;
 
-/// How a driver takes entries out of a device's page tables.
-///
-/// An implementation is a handle of the mirrored space, such as a newtype of an
-/// [`Arc`](crate::sync::Arc) of it; each [`Interval`] owns one.
-pub trait Mirror: Sized + Send + Sync + 'static {
-    /// The device's page tables and what is known about their entries.
-    type Pt: Send;
+mod notifier;
 
-    /// Other state under the same lock, free to change at any time: the list of intervals, say.
-    type Book: Send;
-
-    /// A flush that is due, most often started, with what must stay until the device acknowledged
-    /// it.
-    type Flush: Send;
-
-    /// The same, acknowledged.
-    type Flushed;
-
-    /// The device's own memory, that processes may have pages in;
-    /// [`NoDeviceMemory`](super::memremap::NoDeviceMemory) if it has none.
-    type Memory: DeviceMemory;
-
-    /// The pages of the device's own memory; always the same.
-    fn pagemap(&self) -> Option<&Pagemap<Self::Memory>> {
-        None
-    }
-
-    /// The lock of the space; always the same one.
-    fn pt_lock(&self) -> &PtLock<Self>;
-
-    /// Whether an invalidation of `range` has anything to do: the tables have a valid entry there, or
-    /// a page whose flush was not acknowledged.
-    ///
-    /// Called with the lock held, in a context that must not sleep.
-    fn is_live(&self, range: PageRange, pt: &Self::Pt) -> bool;
-
-    /// Takes away all entries in [`Event::range`], marks the folios of writable ones dirty, and
-    /// starts a flush of them, or of the whole range if [`Event::must_flush`]; [`None`] if neither
-    /// is due. The flush of an [`Event::is_owed`] may be started later.
-    ///
-    /// Nothing outside the range may be lost, except that a device entry that reaches further may
-    /// go as a whole. Called with the lock held, possibly in reclaim: may sleep for a bounded time,
-    /// may not allocate.
-    fn revoke(&self, event: &Event, pt: Revoke<'_, Self>) -> Option<Self::Flush>;
-
-    /// Waits until the device acknowledged `flush`, which it starts if nobody has, or until the
-    /// device cannot reach memory any more.
-    ///
-    /// Must return within a bounded time. Called without the lock, possibly in reclaim.
-    fn wait(&self, flush: Self::Flush) -> Self::Flushed;
-
-    /// Releases what had to stay until the acknowledgement, such as DMA mappings.
-    ///
-    /// Called like [`Mirror::revoke`], before core goes on.
-    fn flushed(&self, flushed: Self::Flushed, pt: Revoke<'_, Self>);
-}
+pub(super) use self::notifier::Notifier;
 
 /// Why entries have to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,10 +58,10 @@ pub enum Reason {
     Migrate,
     /// Another device takes pages for exclusive access.
     Exclusive,
-    /// The driver kills the interval; see [`Interval::kill`].
-    Kill,
-    /// The driver wants something else there; see [`withdraw()`].
-    Withdraw,
+    /// The space stops watching the range: it was closed, or nothing is mapped there any more.
+    Unwatch,
+    /// The driver maps something else there; see [`Space::revoke`](super::space::Space::revoke).
+    Driver,
 }
 
 impl Reason {
@@ -203,48 +80,64 @@ impl Reason {
     }
 }
 
-/// What has to be taken away.
-#[derive(Clone, Copy, Debug)]
-pub struct Event {
-    range: PageRange,
-    reason: Reason,
-    is_owed: bool,
-    must_flush: bool,
+/// The watcher would have to sleep, and the change does not allow it.
+pub(super) struct WouldBlock;
+
+/// A change of a process's memory that core mm announces.
+pub(super) struct Change<'a> {
+    raw: &'a bindings::mmu_notifier_range,
+    notifier: *mut bindings::mmu_interval_notifier,
+    seq: usize,
 }
 
-impl Event {
-    fn new(range: PageRange, reason: Reason) -> Self {
-        Self {
-            range,
-            reason,
-            is_owed: false,
-            must_flush: false,
-        }
+impl Change<'_> {
+    pub(super) fn reason(&self) -> Reason {
+        Reason::from_raw(self.raw.event)
     }
 
-    /// The pages whose entries have to go: what changes, cut to the interval.
-    #[inline]
-    pub fn range(&self) -> PageRange {
-        self.range
+    /// The part of the change that lies in `range`.
+    pub(super) fn clip(&self, range: PageRange) -> Option<PageRange> {
+        let end = page_align(self.raw.end).map_or(range.end(), VirtAddr::new);
+        PageRange::new(
+            VirtAddr::new(self.raw.start).page().max(range.start()),
+            end.min(range.end()),
+        )
+        .ok()
     }
 
-    /// Why; to count and to decide what else to tidy up, never to keep an entry.
-    #[inline]
-    pub fn reason(&self) -> Reason {
-        self.reason
+    /// Whether the change was caused for `owner`, which is compared only.
+    pub(super) fn is_for(&self, owner: *const c_void) -> bool {
+        self.raw.owner.cast_const() == owner
     }
 
-    /// Whether a flush is due whatever is found, and of the whole range: entries in it went a
-    /// moment ago, and the device may not have forgotten them.
-    #[inline]
-    pub fn must_flush(&self) -> bool {
-        self.must_flush
+    pub(super) fn may_sleep(&self) -> bool {
+        self.raw.flags & bindings::MMU_NOTIFIER_RANGE_BLOCKABLE != 0
     }
 
-    /// Whether the flush will be handed to a migration of this thread's own, which waits for it
-    /// when it copies. It may be sent as late as that; [`Mirror::wait`] has to send it otherwise.
-    #[inline]
-    pub fn is_owed(&self) -> bool {
-        self.is_owed
+    /// Makes every snapshot taken before this change stale. The watcher calls it in the first pass
+    /// with the lock held under which it calls [`Notifier::read_retry`].
+    pub(super) fn accept(&self) {
+        // SAFETY: The notifier is registered, since core mm is calling it.
+        unsafe { bindings::mmu_interval_set_seq(self.notifier, self.seq) };
     }
+}
+
+/// Hears of changes.
+pub(super) trait Watcher: Sized + Send + Sync + 'static {
+    /// What goes from the first pass to the second.
+    type Flush: Send;
+
+    /// First pass: takes entries away and starts a flush of them. Called in reclaim, too: may sleep
+    /// for a bounded time if [`Change::may_sleep`], may not allocate.
+    ///
+    /// # Errors
+    ///
+    /// [`WouldBlock`], only where the change may not sleep, with nothing changed.
+    fn start(
+        notifier: &Notifier<Self>,
+        change: &Change<'_>,
+    ) -> Result<Option<Self::Flush>, WouldBlock>;
+
+    /// Second pass: waits for the flush, for a bounded time.
+    fn finish(notifier: &Notifier<Self>, flush: Self::Flush);
 }

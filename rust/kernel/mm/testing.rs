@@ -5,62 +5,66 @@
 use super::{
     addr::{
         PageRange,
-        Pfn,
         VirtAddr, //
     },
     hmm::{
-        Pages,
         PfnBuf,
+        Present,
         Reject,
         Snapshot, //
     },
     memremap::Pagemap,
-    mmu_interval::{
-        new_pt_lock,
-        Event,
+    space::{
+        leaf_index,
         IntervalRef,
-        IntervalSet,
-        Mirror,
         MmSession,
-        PtLock,
         Reason,
-        Revoke, //
+        Space,
+        Supplies,
+        LEAF_SIZE, //
     },
-    Mm,
+    Mm, //
 };
 use crate::{
     bindings,
     device::{
         self,
         Bound,
+        BoundHandle,
         Device, //
     },
     error::to_result,
     page::PAGE_SIZE,
     prelude::*,
+    ptr::Alignment,
     sync::{
         aref::ARef,
-        atomic::{
-            Atomic,
-            AtomicFlag,
-            Full,
-            Relaxed, //
-        },
         Arc, //
     },
     time::Jiffies,
     uaccess::{
         UserPtr,
         UserSlice, //
-    },
+    }, //
 };
 use core::ptr;
 
+mod bystander;
+mod fake;
 mod ram;
 
-pub(super) use self::ram::Ram;
+pub(super) use self::{
+    bystander::Bystander,
+    fake::{
+        Fake,
+        FakeReserve,
+        FakeTables,
+        Log, //
+    },
+    ram::Ram, //
+};
 
-/// Entries in the mirror's tables.
+/// Pages that most tests map.
 pub(super) const PAGES: usize = 8;
 /// Enough for memory that nobody else changes.
 pub(super) const TIMEOUT: Jiffies = 1000;
@@ -69,9 +73,18 @@ pub(super) const PROT_NONE: usize = bindings::PROT_NONE as usize;
 pub(super) const PROT_READ: usize = bindings::PROT_READ as usize;
 pub(super) const PROT_RW: usize = (bindings::PROT_READ | bindings::PROT_WRITE) as usize;
 
-/// Maps [`PAGES`] pages of anonymous memory into the test's own process.
+/// Maps [`PAGES`] pages of anonymous memory, in one leaf, into the test's own process.
 pub(super) fn map_anon(prot: usize) -> Result<PageRange> {
-    map_anon_pages(PAGES * PAGE_SIZE, prot)
+    let area = map_anon_pages(PAGES * PAGE_SIZE + LEAF_SIZE, prot)?;
+    let start = VirtAddr::new(area.start().as_usize().next_multiple_of(LEAF_SIZE));
+    let range = PageRange::from_len(start, PAGES * PAGE_SIZE)?;
+    for rest in [
+        PageRange::new(area.start(), range.start()),
+        PageRange::new(range.end(), area.end()),
+    ] {
+        rest.map_or(Ok(()), munmap)?;
+    }
+    Ok(range)
 }
 
 /// Maps `len` bytes of anonymous memory, readable and writable.
@@ -88,7 +101,7 @@ fn map_anon_pages(len: usize, prot: usize) -> Result<PageRange> {
     )
 }
 
-/// Maps [`PAGES`] pages of a tmpfs file of `file_pages` pages, shared.
+/// Maps [`PAGES`] pages, perhaps in two leaves, of a tmpfs file of `file_pages` pages, shared.
 pub(super) fn map_shmem(file_pages: usize, prot: usize) -> Result<PageRange> {
     let size = (file_pages * PAGE_SIZE) as bindings::loff_t;
     let no_flags = bindings::vma_flags_t::default();
@@ -154,6 +167,11 @@ pub(super) fn nth(range: PageRange, index: usize) -> Result<PageRange> {
     PageRange::page(VirtAddr::new(range.start().as_usize() + index * PAGE_SIZE))
 }
 
+/// Pages `first` to `end`, exclusive, of `range`.
+pub(super) fn span(range: PageRange, first: usize, end: usize) -> Result<PageRange> {
+    PageRange::from_len(nth(range, first)?.start(), (end - first) * PAGE_SIZE)
+}
+
 /// Lets others run for a moment.
 pub(super) fn pause() {
     // SAFETY: No requirements.
@@ -203,127 +221,30 @@ pub(super) fn mmap_is_locked(mm: &Mm) -> bool {
     }
 }
 
-/// What the mirror's device may access.
-pub(super) struct Tables {
-    range: PageRange,
-    pub(super) entries: [Option<(Pfn, bool)>; PAGES],
-}
-
-/// What the mirror was asked to do.
-#[derive(Default)]
-pub(super) struct Log {
-    pub(super) revokes: usize,
-    pub(super) last: Option<(PageRange, Reason)>,
-    /// Flushes though no entry was there.
-    pub(super) flushes: usize,
-    pub(super) flushed: usize,
-    /// Hull of the pages of the last flush that was acknowledged.
-    pub(super) last_flushed: Option<PageRange>,
-}
-
-#[pin_data]
-pub(super) struct Space {
-    #[pin]
-    pub(super) lock: PtLock<Fake>,
-    pagemap: Option<Arc<Pagemap<Ram>>>,
-    /// How many [`Fake`]s of it exist.
-    pub(super) mirrors: Atomic<i32>,
-    pub(super) waits: Atomic<i32>,
-    /// The device does not acknowledge.
-    pub(super) is_slow: AtomicFlag,
-}
-
-pub(super) struct Fake(Arc<Space>);
-
-pub(super) struct FakeFlush(PageRange);
-
-impl Tables {
-    fn hit(&self, range: PageRange) -> core::ops::Range<usize> {
-        self.range.intersect(range).map_or(0..0, |hit| {
-            let first = self.range.page_index(hit.start()).unwrap_or(0);
-            first.min(PAGES)..PAGES.min(first + hit.pages())
-        })
-    }
-}
-
-impl Mirror for Fake {
-    type Pt = Tables;
-    type Book = Log;
-    type Flush = FakeFlush;
-    type Flushed = FakeFlush;
-    type Memory = Ram;
-
-    fn pagemap(&self) -> Option<&Pagemap<Ram>> {
-        self.0.pagemap.as_deref()
-    }
-
-    fn pt_lock(&self) -> &PtLock<Self> {
-        &self.0.lock
-    }
-
-    fn is_live(&self, range: PageRange, pt: &Tables) -> bool {
-        pt.entries[pt.hit(range)].iter().any(Option::is_some)
-    }
-
-    fn revoke(&self, event: &Event, mut pt: Revoke<'_, Self>) -> Option<FakeFlush> {
-        let (pt, log) = pt.split();
-        log.revokes += 1;
-        log.last = Some((event.range(), event.reason()));
-        let hit = pt.hit(event.range());
-        let mut due = event.must_flush().then_some(event.range());
-        let mut found = false;
-        for entry in hit.filter(|&entry| pt.entries[entry].take().is_some()) {
-            found = true;
-            let page = nth(pt.range, entry).ok();
-            due = page.map(|page| due.map_or(page, |range| range.hull(page)));
-        }
-        log.flushes += usize::from(due.is_some() && !found);
-        due.map(FakeFlush)
-    }
-
-    fn wait(&self, flush: FakeFlush) -> FakeFlush {
-        self.0.waits.fetch_add(1, Relaxed);
-        while self.0.is_slow.load(Relaxed) {
-            pause();
-        }
-        flush
-    }
-
-    fn flushed(&self, FakeFlush(range): FakeFlush, mut pt: Revoke<'_, Self>) {
-        let log = pt.book();
-        log.flushed += 1;
-        log.last_flushed = Some(range);
-    }
-}
-
-impl Drop for Fake {
-    fn drop(&mut self) {
-        self.0.mirrors.fetch_sub(1, Full);
-    }
-}
-
 /// Takes a snapshot of memory that nobody changes.
-pub(super) fn look<'b>(
-    session: &MmSession<'_, Fake>,
+pub(super) fn look<'s, 'b>(
+    session: &MmSession<'s, Fake>,
     interval: &IntervalRef<Fake>,
     range: PageRange,
     buf: &'b mut PfnBuf,
-) -> Result<Snapshot<'b, Fake>> {
+) -> Result<Snapshot<'s, 'b, Fake>> {
     session
         .snapshot(interval, range, TIMEOUT, buf)
         .map_err(|_| EBUSY)
 }
 
-/// A mirror of `range` of the test's own process.
+/// A mirror of `range`, in one leaf, of the test's own process.
 pub(super) struct Fixture {
-    pub(super) set: Arc<IntervalSet<Fake>>,
-    pub(super) space: Arc<Space>,
+    pub(super) space: Arc<Space<Fake>>,
+    range: PageRange,
+    // Dropped after the space was closed.
+    _device: DmaDevice,
 }
 
 impl Fixture {
     pub(super) fn new(range: PageRange) -> Result<Self> {
         let mm: ARef<Mm> = ARef::from(&**current!().mm().ok_or(ESRCH)?);
-        Self::of_mm(mm, range)
+        Self::make(mm, range, None)
     }
 
     /// With device memory.
@@ -332,74 +253,74 @@ impl Fixture {
         Self::make(mm, range, Some(pagemap))
     }
 
-    pub(super) fn of_mm(mm: ARef<Mm>, range: PageRange) -> Result<Self> {
-        Self::make(mm, range, None)
-    }
-
-    fn make(mm: ARef<Mm>, range: PageRange, pagemap: Option<Arc<Pagemap<Ram>>>) -> Result<Self> {
-        let tables = Tables {
-            range,
-            entries: [None; PAGES],
-        };
-        let space = Arc::pin_init(
-            pin_init!(Space {
-                lock <- new_pt_lock!(tables, Log::default(), "kunit::pt_lock"),
-                pagemap,
-                mirrors: Atomic::new(0),
-                waits: Atomic::new(0),
-                is_slow: AtomicFlag::new(false),
-            }),
-            GFP_KERNEL,
+    pub(super) fn make(
+        mm: ARef<Mm>,
+        range: PageRange,
+        pagemap: Option<Arc<Pagemap<Ram>>>,
+    ) -> Result<Self> {
+        let device = DmaDevice::new()?;
+        let tables = FakeTables::new(leaf_index(range.start()))?;
+        let space = Space::new(
+            mm,
+            device.handle.clone(),
+            pagemap,
+            Alignment::new::<LEAF_SIZE>(),
+            (tables, Log::default()),
+            Fake::new(),
         )?;
         Ok(Self {
-            set: IntervalSet::new(mm)?,
             space,
+            range,
+            _device: device,
         })
     }
 
     pub(super) fn session(&self) -> Result<MmSession<'_, Fake>> {
-        IntervalSet::enter(&self.set).ok_or(ESRCH)
+        self.space.enter().ok_or(ESRCH)
     }
 
-    pub(super) fn mirror(&self) -> Fake {
-        self.space.mirrors.fetch_add(1, Full);
-        Fake(self.space.clone())
+    /// Supplies for a commit in the fixture's leaf.
+    pub(super) fn supplies(&self) -> Result<Supplies<Fake>> {
+        let mut supplies = Supplies::new()?;
+        supplies.reserve = FakeReserve(3);
+        self.space
+            .prepare(&mut supplies, leaf_index(self.range.start()))?;
+        Ok(supplies)
     }
 
-    /// Commits `snapshot` and enters all that is in it.
-    pub(super) fn commit(&self, snapshot: Snapshot<'_, Fake>) -> Result<usize, Reject> {
+    /// Commits `snapshot` and maps all of it. Returns how many pages were present.
+    pub(super) fn commit(&self, snapshot: Snapshot<'_, '_, Fake>) -> Result<usize, Reject> {
         self.commit_with(snapshot, |_, _| ())
     }
 
-    /// The same, and does `also` with each page.
+    /// The same, and calls `also` with each page that is present.
     pub(super) fn commit_with(
         &self,
-        snapshot: Snapshot<'_, Fake>,
-        mut also: impl FnMut(usize, Pages<'_>),
+        snapshot: Snapshot<'_, '_, Fake>,
+        mut also: impl FnMut(usize, Present),
     ) -> Result<usize, Reject> {
-        let mut guard = self.space.lock.lock();
-        let mut commit = snapshot.commit(&mut guard)?;
-        let hit = commit.range();
-        let (pt, _, pages) = commit.split();
-        let mut entered = 0;
-        for (index, entry) in pt.hit(hit).enumerate() {
-            if let Some(page) = pages.get(index) {
-                pt.entries[entry] = Some((page.pfn(), page.writable().is_some()));
-                also(index, pages);
-                entered += 1;
+        let mut supplies = self.supplies().map_err(|_| Reject::Closed)?;
+        let mut commit = snapshot.commit()?;
+        let mut present = 0;
+        for index in 0..commit.range().pages() {
+            if let Some(page) = commit.page(index) {
+                also(index, page);
+                present += 1;
             }
         }
-        Ok(entered)
+        let mapped = commit.map(&mut supplies, |_| Some(false));
+        assert!(mapped.is_ok_and(|mapped| !mapped.is_partial));
+        Ok(present)
     }
 
-    /// Faults `range` in for writing and enters it.
+    /// Faults `range` in for writing and maps it.
     pub(super) fn enter(
         &self,
         session: &MmSession<'_, Fake>,
         interval: &IntervalRef<Fake>,
         range: PageRange,
     ) -> Result<usize> {
-        let mut buf = PfnBuf::new(PAGES)?;
+        let mut buf = PfnBuf::new(range.pages())?;
         session
             .fault_in(interval, range, true, TIMEOUT, &mut buf)
             .map_err(|_| EFAULT)?;
@@ -407,16 +328,60 @@ impl Fixture {
         self.commit(snapshot).map_err(|_| EAGAIN)
     }
 
-    /// Which pages the device may access, as a bitmap.
+    /// Which of the first 32 pages the device may access, as a bitmap; all bits if the tables are
+    /// not as the shadow says.
     pub(super) fn entered(&self) -> u32 {
-        let guard = self.space.lock.lock();
-        let bits = guard.pt().entries.iter().enumerate();
-        bits.map(|(i, entry)| u32::from(entry.is_some()) << i).sum()
+        let guard = self.space.lock();
+        if !guard.tables_agree() {
+            return u32::MAX;
+        }
+        let pages = self.range.iter_pages().take(32).enumerate();
+        pages
+            .map(|(i, addr)| u32::from(guard.slot(addr).is_live()) << i)
+            .sum()
+    }
+
+    /// Which of the first 32 pages have a DMA mapping or are remembered as device memory.
+    pub(super) fn held(&self) -> u32 {
+        let guard = self.space.lock();
+        let pages = self.range.iter_pages().take(32).enumerate();
+        pages
+            .map(|(i, addr)| u32::from(guard.frame(addr).is_some()) << i)
+            .sum()
+    }
+
+    /// How often a flush was waited for.
+    pub(super) fn waits(&self) -> i32 {
+        self.space.ops().waits()
+    }
+
+    pub(super) fn last(&self) -> Option<(PageRange, Reason)> {
+        self.space.lock().state().last
+    }
+
+    /// How often pages were about to be revoked.
+    pub(super) fn revokes(&self) -> usize {
+        self.space.lock().state().revokes
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.space.close();
+        self.space.barrier();
     }
 }
 
 /// A device that does DMA, without a driver.
-pub(super) struct DmaDevice(*mut bindings::platform_device);
+pub(super) struct DmaDevice {
+    raw: *mut bindings::platform_device,
+    pub(super) handle: Arc<BoundHandle>,
+}
+
+// SAFETY: A registered device may be used and unregistered by any thread.
+unsafe impl Send for DmaDevice {}
+// SAFETY: As for `Send`; it is shared as a `Device<Bound>` only.
+unsafe impl Sync for DmaDevice {}
 
 impl DmaDevice {
     pub(super) fn new() -> Result<Self> {
@@ -428,21 +393,41 @@ impl DmaDevice {
         };
         // SAFETY: `info` is valid.
         let pdev = unsafe { bindings::platform_device_register_full(&info) };
-        let this = Self(crate::error::from_err_ptr(pdev)?);
+        let raw = crate::error::from_err_ptr(pdev)?;
+        // SAFETY: Registered until `self` is dropped. It has no driver that could be unbound.
+        let dev = unsafe { Self::device(raw) };
         // SAFETY: Nobody does DMA yet.
-        to_result(unsafe { bindings::dma_set_mask_and_coherent(this.bound().as_raw(), u64::MAX) })?;
-        Ok(this)
+        let masked =
+            to_result(unsafe { bindings::dma_set_mask_and_coherent(dev.as_raw(), u64::MAX) });
+        let handle = masked.and_then(|()| BoundHandle::new(dev));
+        match handle.and_then(|handle| Ok(Arc::new(handle, GFP_KERNEL)?)) {
+            Ok(handle) => Ok(Self { raw, handle }),
+            Err(error) => {
+                // SAFETY: Just registered.
+                unsafe { bindings::platform_device_unregister(raw) };
+                Err(error)
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `raw` is registered during `'a`, and has no driver.
+    unsafe fn device<'a>(raw: *mut bindings::platform_device) -> &'a Device<Bound> {
+        // SAFETY: By the caller's promise.
+        unsafe { Device::<device::Normal>::from_raw(&raw mut (*raw).dev).as_bound() }
     }
 
     pub(super) fn bound(&self) -> &Device<Bound> {
         // SAFETY: Registered until `self` is dropped. It has no driver that could be unbound.
-        unsafe { Device::<device::Normal>::from_raw(&raw mut (*self.0).dev).as_bound() }
+        unsafe { Self::device(self.raw) }
     }
 }
 
 impl Drop for DmaDevice {
     fn drop(&mut self) {
+        self.handle.close();
         // SAFETY: Registered in `new`.
-        unsafe { bindings::platform_device_unregister(self.0) };
+        unsafe { bindings::platform_device_unregister(self.raw) };
     }
 }

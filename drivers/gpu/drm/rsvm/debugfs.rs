@@ -9,7 +9,7 @@ use crate::{
     svm::{
         handover::QUANTUM_US,
         inject::INJECT,
-        node::NODE_MIB, //
+        mirror::NODE_MIB, //
     }, //
 };
 use core::fmt;

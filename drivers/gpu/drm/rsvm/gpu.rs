@@ -56,12 +56,10 @@ use crate::{
     svm::{
         device::{
             Cancel,
-            Flushed,
             Mmu,
             PageSize,
             Pdb,
             Source,
-            Tables,
             Target,
             Transfer,
             UnderWay,
@@ -126,7 +124,7 @@ pub(crate) struct Gpu {
     pub(crate) hal: &'static dyn Hal,
     pub(crate) regs: Regs,
     pub(crate) state: State,
-    pub(crate) dev: BoundHandle,
+    pub(crate) dev: Arc<BoundHandle>,
     pub(crate) pool: Arc<TablePool>,
     vram_size: u64,
     pub(crate) aperture: Aperture,
@@ -187,7 +185,7 @@ impl Gpu {
         let vram = Vram::new(vram_size, &region)?;
         let pages = u32::try_from(vram_size / PAGE_SIZE as u64)?;
         let live = LivePagemap::new(pages, c"rsvm vram", Memory::new(vram.clone())?)?;
-        let handle = BoundHandle::new(dev)?;
+        let handle = Arc::new(BoundHandle::new(dev)?, GFP_KERNEL)?;
         let pool = TablePool::new()?;
         let kernel_runlist = Runlist::new(dev, runlist::KERNEL)?;
         let user_runlist = Runlist::new(dev, runlist::USER)?;
@@ -366,9 +364,9 @@ pub(crate) enum InFlight {
 }
 
 /// An invalidation of what lost rights.
-fn downgrade(pdb: Pdb, range: Option<PageRange>) -> Program {
+fn downgrade(pdb: Pdb, range: PageRange) -> Program {
     let mut program = Program::new();
-    program.invalidate(pdb, range, Barrier::Downgrade);
+    program.invalidate(pdb, Some(range), Barrier::Downgrade);
     program
 }
 
@@ -377,7 +375,6 @@ const PART: usize = SZ_256K;
 
 impl Mmu for Gpu {
     type Tables = PageTables;
-    type Reserve = Reserve;
     type InFlight = InFlight;
     type Bindings = Bindings;
     type Memory = Memory;
@@ -393,15 +390,15 @@ impl Mmu for Gpu {
         reserve.refill(self.hal, &self.pool, &dev)
     }
 
-    fn take_demotion(reserve: &mut Reserve) -> Reserve {
-        reserve.take_demotion()
+    fn pdb(tables: &PageTables) -> Pdb {
+        tables.pdb()
     }
 
-    fn with_dma_device<R>(&self, f: impl FnOnce(&Device<Bound>) -> R) -> Option<R> {
-        self.dev.enter().map(|dev| f(&dev))
+    fn dma(&self) -> &Arc<BoundHandle> {
+        &self.dev
     }
 
-    fn invalidate(&self, tables: &PageTables, range: Option<PageRange>) -> InFlight {
+    fn invalidate(&self, tables: &PageTables, range: PageRange) -> InFlight {
         InFlight::Sent(self.send(&downgrade(tables.pdb(), range)))
     }
 
@@ -409,12 +406,11 @@ impl Mmu for Gpu {
         InFlight::Unsent(tables.pdb(), range)
     }
 
-    fn wait(&self, flush: InFlight) -> Flushed {
+    fn wait(&self, flush: InFlight) {
         match flush {
             InFlight::Sent(ticket) => self.wait_for(ticket),
-            InFlight::Unsent(pdb, range) => self.run(&downgrade(pdb, Some(range))),
+            InFlight::Unsent(pdb, range) => self.run(&downgrade(pdb, range)),
         }
-        Flushed::acknowledged()
     }
 
     fn complete(
@@ -458,7 +454,7 @@ impl Mmu for Gpu {
         self.check().is_err()
     }
 
-    fn memory(&self) -> Option<(&Pagemap<Memory>, &Arc<Vram>)> {
+    fn memory(&self) -> Option<(&Arc<Pagemap<Memory>>, &Arc<Vram>)> {
         Some((&self.pagemap, &self.vram))
     }
 
@@ -473,7 +469,7 @@ impl Mmu for Gpu {
         };
         let mut batch = self.copy_batch()?;
         if let Some(&mut InFlight::Unsent(pdb, range)) = first.as_deref_mut() {
-            batch.first(&downgrade(pdb, Some(range)))?;
+            batch.first(&downgrade(pdb, range))?;
         }
         let mut bytes = 0;
         for Transfer { from, to, len } in transfers {

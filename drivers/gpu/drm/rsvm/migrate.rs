@@ -25,8 +25,7 @@ use crate::{
             UnderWay,
             LEAF_SIZE, //
         },
-        node::{
-            addresses_of,
+        mirror::{
             Flush,
             Mirrored, //
         },
@@ -53,7 +52,10 @@ use kernel::{
             Mapped,
             MigrateBuf, //
         },
-        mmu_interval::MmSession, //
+        space::{
+            addresses_of,
+            MmSession, //
+        },
     },
     page::PAGE_SIZE,
     prelude::*,
@@ -84,7 +86,7 @@ impl<'a, D: DeviceMemory> Stock<'a, D> {
     ///
     /// As for [`Vram::alloc_window`].
     pub(crate) fn new(
-        (pagemap, vram): (&'a Pagemap<D>, &'a Arc<Vram>),
+        (pagemap, vram): (&'a Arc<Pagemap<D>>, &'a Arc<Vram>),
         client: &Arc<Client>,
         pages: &PageSet,
         wait: Wait<'_>,
@@ -188,14 +190,14 @@ pub(crate) struct Moved {
 pub(crate) fn to_system<M: Mmu>(
     space: &Arc<Space<M>>,
     session: &mut MmSession<'_, Mirrored<M>>,
-    (pagemap, vram): (&Pagemap<M::Memory>, &Arc<Vram>),
+    vram: &Arc<Vram>,
     range: PageRange,
     whole: bool,
     buf: &mut MigrateBuf,
 ) -> Result<usize> {
-    let (counters, mmu, mirror) = (&space.counters, &space.mmu, space.mirrored());
+    let (counters, mmu) = (&space.counters, &space.mmu);
     let mut watch = Stopwatch::start();
-    let Some(filled) = session.recall(&mirror, pagemap, range, whole, buf)? else {
+    let Some(filled) = session.recall(range, whole, buf)? else {
         return Ok(0);
     };
     watch.lap(&counters.migrate_unmap_ns);
@@ -234,7 +236,7 @@ pub(crate) fn to_vram<M: Mmu>(
     stock: &mut Stock<'_, M::Memory>,
     buf: &mut MigrateBuf,
 ) -> Moved {
-    let (counters, mmu, mirror) = (&space.counters, &space.mmu, space.mirrored());
+    let (counters, mmu) = (&space.counters, &space.mmu);
     let mut watch = Stopwatch::start();
     let mut moved = Moved::default();
     let whole = *pages == PageSet::FULL;
@@ -249,7 +251,7 @@ pub(crate) fn to_vram<M: Mmu>(
         };
         let first = mapped.start().as_usize() % LEAF_SIZE / PAGE_SIZE;
         at = first + mapped.pages();
-        let collected = match session.migrate(&mirror, stock.pagemap, mapped, whole, buf) {
+        let collected = match session.migrate(mapped, whole, buf) {
             Ok(Some(collected)) => collected,
             // Nothing there can move, or it is not mapped any more.
             Ok(None) | Err(EINVAL | ENOENT) => continue,

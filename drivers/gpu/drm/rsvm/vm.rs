@@ -34,7 +34,6 @@ use kernel::{
     drm,
     mm::{
         addr::PageRange,
-        mmu_interval::IntervalSet,
         Mm,
         MmWithUser, //
     },
@@ -195,7 +194,7 @@ impl Vm {
     ///
     /// `EINVAL` if the range is not one a process can have; `ENOENT` if nothing is mapped there.
     pub(crate) fn check_mapped(&self, range: PageRange) -> Result {
-        let session = IntervalSet::enter(&self.space.intervals).ok_or(ENOENT)?;
+        let session = self.space.mirror.enter().ok_or(ENOENT)?;
         if range.end() > session.limit() {
             return Err(EINVAL);
         }
@@ -204,7 +203,7 @@ impl Vm {
     }
 
     pub(crate) fn check_range(&self, range: PageRange) -> Result {
-        let session = IntervalSet::enter(&self.space.intervals).ok_or(ENOENT)?;
+        let session = self.space.mirror.enter().ok_or(ENOENT)?;
         if range.end() <= session.limit() {
             Ok(())
         } else {

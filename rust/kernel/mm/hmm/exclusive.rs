@@ -10,21 +10,29 @@
 //! that drops it after the device acknowledged a replay knows that the access which faulted was
 //! translated: whoever revokes the entry from then on waits for it.
 //!
-//! Core holds that an exclusive page is clean and old. What the device wrote is known when the entry
-//! is revoked; see [`DmaMap::revoke`](super::DmaMap::revoke).
+//! Core mm takes an exclusive page for clean and old. The space marks it dirty when it is revoked.
+//!
+//! Lock order:
+//!
+//! 1. `mmap_lock`, held for reading from the grab to the drop of the [`Exclusive`]
+//! 2. folio lock, likewise; one for each thread, see [`FolioHolder`]
+//! 3. page-table lock
 //!
 //! C source: [`make_device_exclusive()`](srctree/mm/rmap.c)
 
 use super::{
-    check,
-    pages::{
-        sealed,
-        DevicePage, //
-    },
+    lock_current,
     FaultError,
+    Found,
+    Guard,
+    Leaf,
     Mirror,
     PfnBuf,
-    Reject, //
+    Prot,
+    Reject,
+    Slot,
+    Space,
+    Supplies, //
 };
 use crate::{
     bindings,
@@ -35,11 +43,10 @@ use crate::{
             Pfn,
             VirtAddr, //
         },
-        mmu_interval::{
+        folio::FolioHolder,
+        space::{
             IntervalRef,
-            MmSession,
-            Protected,
-            PtGuard, //
+            MmSession, //
         },
         virt::{
             flags,
@@ -51,10 +58,7 @@ use crate::{
     prelude::*,
     time::Jiffies, //
 };
-use core::{
-    marker::PhantomData,
-    ptr::NonNull, //
-};
+use core::ptr::NonNull;
 
 #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
 mod tests;
@@ -81,37 +85,30 @@ pub enum ExclusiveError {
 /// use kernel::{
 ///     mm::{
 ///         addr::PageRange,
-///         hmm::{DevicePage, ExclusiveError, PfnBuf, Reject},
-///         mmu_interval::{IntervalRef, Mirror, MmSession},
+///         hmm::{ExclusiveError, PfnBuf, Reject},
+///         space::{IntervalRef, Mirror, MmSession, Supplies},
 ///     },
 ///     time::msecs_to_jiffies,
 /// };
 ///
-/// /// Lets the device run atomics on `page`; `replay` has it do what waits for that.
+/// /// Lets the device run atomics on `page`; `replay` has it do the accesses that wait for that.
 /// fn grab<T: Mirror>(
 ///     session: &mut MmSession<'_, T>,
 ///     interval: &IntervalRef<T>,
-///     mirror: &T,
 ///     page: PageRange,
 ///     buf: &mut PfnBuf,
-///     enter: impl Fn(&mut T::Pt, usize),
+///     supplies: &mut Supplies<T>,
 ///     replay: impl Fn(),
 /// ) -> Result<(), ExclusiveError> {
 ///     for _ in 0..3 {
 ///         let timeout = msecs_to_jiffies(1000);
 ///         let exclusive = session.make_exclusive(interval, page, timeout, buf)?;
-///         let mut guard = mirror.pt_lock().lock();
-///         let committed = match exclusive.commit(&mut guard) {
-///             Ok(mut commit) => {
-///                 let (pt, _, page) = commit.split();
-///                 enter(pt, page.pfn().as_usize());
-///                 true
-///             }
+///         let mapped = match exclusive.commit() {
+///             Ok(mut commit) => commit.map(supplies).is_ok(),
 ///             Err(Reject::Collided) => false,
 ///             Err(_) => break,
 ///         };
-///         drop(guard);
-///         if committed {
+///         if mapped {
 ///             replay();
 ///             break;
 ///         }
@@ -128,12 +125,14 @@ pub enum ExclusiveError {
 /// the device-exclusive entry at `range`, unless the sequence of `interval` is no more `seq`.
 #[must_use]
 pub struct Exclusive<'s, T: Mirror> {
+    space: &'s Space<T>,
     folio: NonNull<bindings::folio>,
     pfn: Pfn,
     range: PageRange,
     interval: IntervalRef<T>,
     seq: usize,
     // Dropped after the folio was unlocked in `drop`.
+    _holder: FolioHolder,
     _mmap: MmapReadGuard<'s>,
 }
 
@@ -186,7 +185,8 @@ impl<T: Mirror> MmSession<'_, T> {
     ///
     /// # Errors
     ///
-    /// See [`ExclusiveError`].
+    /// See [`ExclusiveError`]; [`FaultError::Invalid`] also if the thread has a folio locked already,
+    /// by this session or another.
     pub fn make_exclusive<'s>(
         &'s mut self,
         interval: &IntervalRef<T>,
@@ -200,6 +200,12 @@ impl<T: Mirror> MmSession<'_, T> {
         self.fault_in(interval, range, true, timeout, buf)
             .map_err(ExclusiveError::Fault)?;
 
+        let holder = FolioHolder::new().map_err(|error| {
+            ExclusiveError::Fault(match error {
+                EBUSY => FaultError::Invalid,
+                _ => FaultError::NoMemory,
+            })
+        })?;
         let this: &'s Self = self;
         let mmap = match this.mm().mmap_read_lock_killable() {
             Ok(mmap) => mmap,
@@ -208,7 +214,6 @@ impl<T: Mirror> MmSession<'_, T> {
         if !this.is_stable() {
             return Err(ExclusiveError::Fault(FaultError::Dying));
         }
-        let mirror = interval.0.mirror();
         let mut folio = core::ptr::null_mut();
         // SAFETY: The interval was inserted, and its memory lives as long as the reference.
         let seq = unsafe { bindings::mmu_interval_read_begin(interval.0.raw()) };
@@ -218,7 +223,7 @@ impl<T: Mirror> MmSession<'_, T> {
             bindings::make_device_exclusive(
                 this.mm().as_raw(),
                 range.start().as_usize(),
-                mirror.pt_lock().owner(),
+                this.space().owner(),
                 &mut folio,
             )
         });
@@ -244,6 +249,7 @@ impl<T: Mirror> MmSession<'_, T> {
         // `page` was entered exclusively after `seq` was read; what happens to it since advances
         // the sequence.
         Ok(Exclusive {
+            space: this.space(),
             // SAFETY: Set on success.
             folio: unsafe { NonNull::new_unchecked(folio) },
             // SAFETY: It is a page of the folio, which is referenced.
@@ -251,28 +257,24 @@ impl<T: Mirror> MmSession<'_, T> {
             range,
             interval: interval.clone(),
             seq,
+            _holder: holder,
             _mmap: mmap,
         })
     }
 }
 
 impl<T: Mirror> Exclusive<'_, T> {
-    /// Checks that the page still is the space's alone, and will be until the lock is released. May
-    /// be asked again later.
+    /// Takes the page-table lock, and checks that the page still is the space's alone, and will be
+    /// until the lock is released. May be asked again later.
     ///
     /// # Errors
     ///
     /// See [`Reject`].
-    pub fn commit<'g>(
-        &'g self,
-        guard: &'g mut PtGuard<'_, T>,
-    ) -> Result<ExclusiveCommit<'g, T>, Reject> {
-        let node = &self.interval.0;
-        check(node, guard, self.seq, self.range)?;
-        // INVARIANT: As for `Snapshot::commit`: with that sequence the page is exclusive by the
-        // type invariants, and whoever takes it back calls `Node::start` first.
+    pub fn commit(&self) -> Result<ExclusiveCommit<'_, T>, Reject> {
+        // INVARIANT: With that sequence the page is exclusive by the type invariants. Whoever takes
+        // it back announces that first, which `lock_current` excludes until the lock is released.
         Ok(ExclusiveCommit {
-            inner: guard.protected(),
+            guard: lock_current(self.space, &self.interval, self.seq)?,
             range: self.range,
             pfn: self.pfn,
         })
@@ -289,14 +291,14 @@ impl<T: Mirror> Drop for Exclusive<'_, T> {
     }
 }
 
-/// The right to enter an exclusive page in the device's tables.
+/// The right to map an exclusive page: the page-table lock is held, and the page is the space's alone.
 ///
 /// # Invariants
 ///
-/// The page-table lock is held, and `pfn` is exclusive to the space. Before a CPU gets it back,
-/// [`Mirror::revoke`] is called for it, which needs the lock.
+/// `pfn` is exclusive to the space of `guard`. Before a CPU gets it back, that is announced to the
+/// space, which needs the lock.
 pub struct ExclusiveCommit<'g, T: Mirror> {
-    inner: &'g mut Protected<T>,
+    guard: Guard<'g, T>,
     range: PageRange,
     pfn: Pfn,
 }
@@ -307,31 +309,38 @@ impl<T: Mirror> ExclusiveCommit<'_, T> {
         self.range
     }
 
-    /// The device's page tables, the other state under the lock, and the page.
-    pub fn split(&mut self) -> (&mut T::Pt, &mut T::Book, AtomicPage<'_>) {
-        let page = AtomicPage {
-            pfn: self.pfn,
-            _commit: PhantomData,
-        };
-        (&mut self.inner.pt, &mut self.inner.book, page)
+    /// The driver's state.
+    pub fn state(&self) -> &T::State {
+        self.guard.state()
     }
-}
 
-/// A page on which the device may run atomics while the commit lasts, and afterwards until it is
-/// revoked.
-#[derive(Clone, Copy)]
-pub struct AtomicPage<'c> {
-    pfn: Pfn,
-    _commit: PhantomData<&'c ()>,
-}
+    /// The leaf with the number `index`, if there is one, and the driver's state.
+    pub fn leaf(&mut self, index: usize) -> (Option<Leaf<'_, T>>, &mut T::State) {
+        self.guard.leaf(index)
+    }
 
-impl sealed::Sealed for AtomicPage<'_> {}
-
-impl DevicePage for AtomicPage<'_> {
-    const WRITABLE: bool = true;
-    const ATOMIC: bool = true;
-
-    fn pfn(&self) -> Pfn {
-        self.pfn
+    /// Maps the page for atomics, by a 4 KiB PTE; a larger one around it is split.
+    ///
+    /// # Errors
+    ///
+    /// [`EAGAIN`] if the page is [leaving](crate::mm::space), has no bus address, or `supplies` are
+    /// used up; [`ENOMEM`] if their tables are; [`ESHUTDOWN`] once the space was closed.
+    pub fn map(&mut self, supplies: &mut Supplies<T>) -> Result {
+        let found = Found {
+            pfn: self.pfn,
+            private: None,
+        };
+        let dev = self.guard.space().dma_device().ok_or(ESHUTDOWN)?;
+        self.guard.map_page(self.range, supplies, |leaf, page| {
+            let prot = Prot {
+                write: true,
+                atomic: true,
+            };
+            // SAFETY: Core mm gives only pages of system memory away exclusively, which have a
+            // `struct page`. By the type invariants the page stays the space's until that is told
+            // otherwise, with the lock.
+            let slot = unsafe { leaf.prepare(&dev, page, found, prot) }?;
+            Some(Slot::exclusive_of(slot))
+        })
     }
 }

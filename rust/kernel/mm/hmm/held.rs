@@ -3,7 +3,6 @@
 //! Snapshots with `mmap_lock` held, for pages to which no other snapshot gets through.
 
 use super::{
-    private,
     FaultError,
     Mirror,
     Mmap,
@@ -12,7 +11,7 @@ use super::{
 };
 use crate::mm::{
     addr::PageRange,
-    mmu_interval::{
+    space::{
         IntervalRef,
         MmSession, //
     },
@@ -47,34 +46,28 @@ use crate::mm::{
 ///
 /// ```
 /// use kernel::mm::{
-///     addr::PageRange,
 ///     hmm::{FaultError, PfnBuf, Reject},
-///     mmu_interval::{IntervalRef, MmSession, Mirror},
+///     space::{IntervalRef, MmSession, Mirror, Supplies},
 /// };
 ///
-/// /// Enters a page that was faulted in a moment ago, through an interval of its own, and lets the
+/// /// Maps a page that was faulted in a moment ago, through an interval of its own, and lets the
 /// /// device use it.
 /// fn insist<T: Mirror>(
 ///     session: &mut MmSession<'_, T>,
 ///     own: &IntervalRef<T>,
-///     mirror: &T,
 ///     buf: &mut PfnBuf,
-///     enter: impl Fn(&mut T::Pt, usize),
+///     supplies: &mut Supplies<T>,
 ///     replay: impl Fn(),
 /// ) -> Result<(), Reject> {
-///     let held = session.hold_mappings().map_err(|_| Reject::Dead)?;
+///     let held = session.hold_mappings().map_err(|_| Reject::Closed)?;
 ///     let snapshot = match held.snapshot(own, own.range(), buf) {
 ///         Ok(snapshot) => snapshot,
 ///         Err(FaultError::Busy) => return Err(Reject::Collided),
-///         Err(_) => return Err(Reject::Dead),
+///         Err(_) => return Err(Reject::Closed),
 ///     };
-///     let mut guard = mirror.pt_lock().lock();
-///     let mut commit = snapshot.commit(&mut guard)?;
-///     let (pt, _, pages) = commit.split();
-///     if let Some(page) = pages.get(0) {
-///         enter(pt, page.pfn().as_usize());
-///     }
-///     drop(guard);
+///     let mut commit = snapshot.commit()?;
+///     commit.map(supplies, |_| Some(false)).map_err(|_| Reject::Collided)?;
+///     drop(commit);
 ///     replay();
 ///     drop(held);
 ///     Ok(())
@@ -103,7 +96,7 @@ impl<'s, T: Mirror> MmSession<'s, T> {
     }
 }
 
-impl<T: Mirror> HeldMappings<'_, '_, T> {
+impl<'s, T: Mirror> HeldMappings<'_, 's, T> {
     /// Looks at `range` like [`MmSession::snapshot`].
     ///
     /// # Errors
@@ -114,12 +107,13 @@ impl<T: Mirror> HeldMappings<'_, '_, T> {
         interval: &IntervalRef<T>,
         range: PageRange,
         buf: &'b mut PfnBuf,
-    ) -> Result<Snapshot<'b, T>, FaultError> {
-        let owner = private::owner(interval.0.mirror());
+    ) -> Result<Snapshot<'s, 'b, T>, FaultError> {
+        let owner = self.session.space().private_owner();
         let held = Mmap::Held(&self.mmap);
         match self.session.walk(interval, range, 0, owner, held, buf) {
             // INVARIANT: `seq` is of the walk that filled `pfns`.
             Ok((seq, pfns)) => Ok(Snapshot {
+                space: self.session.space(),
                 interval: interval.clone(),
                 seq,
                 range,

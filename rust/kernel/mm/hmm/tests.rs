@@ -4,7 +4,6 @@ use super::*;
 use crate::{
     mm::{
         addr::Pfn,
-        mmu_interval::IntervalSet,
         testing::*, //
     },
     page::PAGE_SIZE,
@@ -19,9 +18,6 @@ use crate::{
     workqueue, //
 };
 
-/// Stands for a device's acknowledgement.
-struct Ack;
-
 fn fault(
     session: &MmSession<'_, Fake>,
     interval: &IntervalRef<Fake>,
@@ -34,6 +30,12 @@ fn fault(
         .map_err(|_| EFAULT)
 }
 
+/// Whether the device may write to page `index` of `range`, if it may access it.
+fn writable(f: &Fixture, range: PageRange, index: usize) -> Result<Option<bool>> {
+    let slot = f.space.lock().slot(nth(range, index)?.start());
+    Ok(slot.rights().map(|prot| prot.write))
+}
+
 #[kunit_tests(rust_mm_hmm)]
 mod cases {
     use super::*;
@@ -44,8 +46,7 @@ mod cases {
         let range = map_anon(PROT_RW)?;
         let f = Fixture::new(range)?;
         let session = f.session()?;
-        let interval = session.insert(range, f.mirror())?;
-        let handle = interval.handle();
+        let handle = session.node(range.start())?;
         let mut buf = PfnBuf::new(PAGES)?;
 
         let two = PageRange::from_len(nth(range, 2)?.start(), 2 * PAGE_SIZE)?;
@@ -53,29 +54,28 @@ mod cases {
         let seen = look(&session, &handle, range, &mut buf)?;
         assert_eq!(f.commit(seen), Ok(2));
         assert_eq!(f.entered(), 0b1100);
-        assert!(f.space.lock.lock().pt().entries[2].is_some_and(|(_, writable)| writable));
+        assert_eq!(writable(&f, range, 2)?, Some(true));
 
         // A read of untouched memory gives the zero page, which nobody may write to.
         let page = nth(range, 6)?;
         fault(&session, &handle, page, false)?;
         let seen = look(&session, &handle, range, &mut buf)?;
         assert_eq!(f.commit(seen), Ok(3));
-        assert!(f.space.lock.lock().pt().entries[6].is_some_and(|(_, writable)| !writable));
+        assert_eq!(writable(&f, range, 6)?, Some(false));
 
         // Writing replaces it, which takes the old entry away.
         fault(&session, &handle, page, true)?;
         assert_eq!(f.entered(), 0b1100);
         let seen = look(&session, &handle, range, &mut buf)?;
         assert_eq!(f.commit(seen), Ok(3));
-        assert!(f.space.lock.lock().pt().entries[6].is_some_and(|(_, writable)| writable));
+        assert_eq!(writable(&f, range, 6)?, Some(true));
 
         // A snapshot of nothing is no error.
         munmap(range)?;
+        let handle = session.node(range.start())?;
         let seen = look(&session, &handle, range, &mut buf)?;
         assert_eq!(f.commit(seen), Ok(0));
 
-        drop(interval);
-        f.set.barrier();
         Ok(())
     }
 
@@ -102,15 +102,14 @@ mod cases {
             (short, 2, true, Err(FaultError::NoBacking)),
         ];
         for (range, page, write, expected) in cases {
-            let interval = session.insert(range, f.mirror())?;
+            let handle = session.node(range.start())?;
             let page = nth(range, page)?;
-            let result = session.fault_in(&interval.handle(), page, write, TIMEOUT, &mut buf);
+            let result = session.fault_in(&handle, page, write, TIMEOUT, &mut buf);
             assert_eq!(result, expected);
         }
 
         // A range with one bad page.
-        let interval = session.insert(hole, f.mirror())?;
-        let handle = interval.handle();
+        let handle = session.node(hole.start())?;
         let result = session.fault_in(&handle, hole, true, TIMEOUT, &mut buf);
         assert_eq!(result, Err(FaultError::NoMapping));
 
@@ -121,8 +120,6 @@ mod cases {
         let result = session.fault_in(&handle, hole, true, TIMEOUT, &mut small);
         assert_eq!(result, Err(FaultError::Invalid));
 
-        drop(interval);
-        f.set.barrier();
         Ok(())
     }
 
@@ -131,11 +128,11 @@ mod cases {
     fn locked_snapshot() -> Result {
         let range = map_anon(PROT_RW)?;
         let f = Fixture::new(range)?;
-        let mm = f.set.mm();
+        let mm = f.space.mm();
         let mut session = f.session()?;
-        let interval = session.insert(range, f.mirror())?;
+        let handle = session.node(range.start())?;
         let page = nth(range, 3)?;
-        let within = session.insert_within(&interval.handle(), page)?;
+        let within = session.insert_within(&handle, page)?;
         let own = within.handle();
         let mut buf = PfnBuf::new(PAGES)?;
         let clear = bindings::mmu_notifier_event_MMU_NOTIFY_CLEAR;
@@ -161,26 +158,23 @@ mod cases {
         assert!(!mmap_is_locked(mm));
 
         // Nothing is there, which is no error; not covered; no room.
-        let outer = interval.handle();
         munmap(nth(range, 5)?)?;
         let held = session.hold_mappings().map_err(|_| EINTR)?;
-        let seen = held.snapshot(&outer, range, &mut buf);
+        let seen = held.snapshot(&handle, range, &mut buf);
         assert_eq!(f.commit(seen.map_err(|_| EBUSY)?), Ok(PAGES - 1));
         let error = held.snapshot(&own, range, &mut buf).err();
         assert_eq!(error, Some(FaultError::Invalid));
         let mut small = PfnBuf::new(1)?;
-        let error = held.snapshot(&outer, range, &mut small).err();
+        let error = held.snapshot(&handle, range, &mut small).err();
         assert_eq!(error, Some(FaultError::Invalid));
 
-        // Of an interval that was killed.
-        let dead = within.kill(&mut f.space.lock.lock()).map_err(|_| EINVAL)?;
+        // Of a space that was closed.
+        f.space.close();
         let seen = held.snapshot(&own, page, &mut buf).map_err(|_| EBUSY)?;
-        assert_eq!(f.commit(seen), Err(Reject::Dead));
+        assert_eq!(f.commit(seen), Err(Reject::Closed));
         drop(held);
 
-        dead.remove();
-        drop(interval);
-        f.set.barrier();
+        within.remove(&session);
         Ok(())
     }
 
@@ -192,19 +186,18 @@ mod cases {
         let range = map_anon(PROT_RW)?;
         let f = Fixture::new(range)?;
         let session = f.session()?;
-        let interval = session.insert(range, f.mirror())?;
-        let handle = interval.handle();
+        let handle = session.node(range.start())?;
         let within = session.insert_within(&handle, nth(range, QUIET)?)?;
         let mut buf = PfnBuf::new(PAGES)?;
 
         let stop = Arc::new(Atomic::new(false), GFP_KERNEL)?;
         let done = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
         let started = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
-        let others = (f.set.clone(), stop.clone(), started.clone(), done.clone());
+        let others = (f.space.clone(), stop.clone(), started.clone(), done.clone());
         workqueue::system_dfl().try_spawn(GFP_KERNEL, move || {
-            let (set, stop, started, done) = others;
+            let (space, stop, started, done) = others;
             started.complete_all();
-            if let Some(session) = IntervalSet::enter(&set) {
+            if let Some(session) = space.enter() {
                 while !stop.load(Relaxed) {
                     for page in (0..PAGES).filter(|page| *page != QUIET) {
                         let _ = nth(range, page).map(|page| zap(session.mm(), page));
@@ -241,146 +234,93 @@ mod cases {
         assert_eq!(quiet, Ok(1));
         assert!(tally != [0; 2]);
 
-        // Calm: what the device may access is what the process has there.
-        let entered = f.space.lock.lock().pt().entries;
+        // Calm: the device may access the pages that the process has there.
+        let is_there = |addr| f.space.lock().slot(addr).is_system();
+        let mapped: KVec<bool> = {
+            let mut mapped = KVec::new();
+            for addr in range.iter_pages() {
+                mapped.push(is_there(addr), GFP_KERNEL)?;
+            }
+            mapped
+        };
+        let frames = frames(&f, range)?;
         let mut actual = [None; PAGES];
         let seen = look(&session, &handle, range, &mut buf)?;
-        f.commit_with(seen, |index, pages| {
-            actual[index] = pages.get(index).map(|page| page.pfn());
-        })
-        .map_err(|_| EAGAIN)?;
-        for (entered, actual) in entered.iter().zip(actual) {
-            assert!(entered.is_none_or(|(pfn, _)| actual == Some(pfn)));
+        f.commit_with(seen, |index, page| actual[index] = Some(page.pfn))
+            .map_err(|_| EAGAIN)?;
+        for index in 0..PAGES {
+            assert!(!mapped[index] || frames[index].is_some() && frames[index] == actual[index]);
         }
 
-        drop((interval, within));
-        f.set.barrier();
+        within.remove(&session);
         Ok(())
     }
 
+    /// A page that is mapped gains the right to write in place, and keeps its DMA mapping until its
+    /// flush is acknowledged.
     #[test]
-    fn dma_map_states() -> Result {
-        let device = DmaDevice::new()?;
-        let dev = device.bound();
+    fn rights_grow_in_place() -> Result {
         let range = map_anon(PROT_RW)?;
         let f = Fixture::new(range)?;
         let session = f.session()?;
-        let interval = session.insert(range, f.mirror())?;
+        let handle = session.node(range.start())?;
         let mut buf = PfnBuf::new(PAGES)?;
         write_all(range)?;
 
-        assert!(DmaMap::<Ack>::new(dev, 0).is_err());
-        let mut map = DmaMap::<Ack>::new(dev, PAGES)?;
-        assert!(!map.is_live(0..PAGES));
-
-        let seen = look(&session, &interval.handle(), range, &mut buf)?;
-        let mut results = [None; 6];
-        f.commit_with(seen, |index, pages| {
-            let (Some(page), Some(last)) = (pages.get(index), pages.get(PAGES - 1)) else {
-                return;
-            };
-            if index != 0 {
-                return;
-            }
-            results = [
-                Some(map.map(dev, 0, page).map(|_| ())),
-                // The right to write comes later.
-                page.writable()
-                    .map(|page| map.map(dev, 0, page).map(|_| ())),
-                // Reading only does not take it away.
-                Some(map.map(dev, 0, page).map(|_| ())),
-                Some(map.map(dev, 0, last).map(|_| ())),
-                Some(map.map(dev, PAGES, page).map(|_| ())),
-                Some(map.map(dev, 1, last).map(|_| ())),
-            ];
-        })
-        .map_err(|_| EAGAIN)?;
-        let yes = Some(Ok(()));
-        let expected = [yes, yes, yes, Some(Err(EBUSY)), Some(Err(EINVAL)), yes];
-        assert!(results == expected);
-
-        let (first, second) = (map.get(0).ok_or(ENOENT)?, map.get(1).ok_or(ENOENT)?);
-        assert!(first.writable && !second.writable);
-        assert!(first.addr != second.addr && first.pfn != second.pfn);
-        assert!(map.get(2).is_none() && map.get(PAGES).is_none());
-        assert!(map.is_live(0..1) && map.is_live(1..usize::MAX) && !map.is_live(2..PAGES));
-
-        // Only the writable one is dirty.
-        let revoked = map.revoke(0..PAGES);
-        assert_eq!((revoked.pages, revoked.dirtied), (2, 1));
-        assert!(map.revoke(0..PAGES) == Revoked::default());
-        assert!(map.get(0).is_none() && !map.is_live(0..PAGES));
-
-        // The device may still use it.
-        let mut again = None;
-        let seen = look(&session, &interval.handle(), range, &mut buf)?;
-        f.commit_with(seen, |index, pages| {
-            if index == 0 {
-                again = pages.get(0).map(|page| map.map(dev, 0, page).map(|_| ()));
-            }
-        })
-        .map_err(|_| EAGAIN)?;
-        assert!(again == Some(Err(EAGAIN)));
-
-        // Now it does not.
-        map.unmap(dev, 0..1, &Ack)?;
-        let seen = look(&session, &interval.handle(), range, &mut buf)?;
-        f.commit_with(seen, |index, pages| {
-            if index == 0 {
-                again = pages.get(0).map(|page| map.map(dev, 0, page).map(|_| ()));
-            }
-        })
-        .map_err(|_| EAGAIN)?;
-        assert!(again == Some(Ok(())));
-
-        let other = DmaDevice::new()?;
-        assert!(map.unmap(other.bound(), 0..1, &Ack) == Err(EINVAL));
-        map.revoke(0..PAGES);
-        map.free(dev, &Ack)?;
-
-        drop(interval);
-        f.set.barrier();
+        let seen = look(&session, &handle, range, &mut buf)?;
+        assert_eq!(f.commit(seen), Ok(PAGES));
+        // The same again changes nothing.
+        let mut supplies = f.supplies()?;
+        let seen = look(&session, &handle, range, &mut buf)?;
+        let mut commit = seen.commit().map_err(|_| EAGAIN)?;
+        let mapped = commit.map(&mut supplies, |_| Some(false))?;
+        assert_eq!(mapped, Mapped::default());
+        // More rights need no flush, fewer do. A page that is not chosen is left alone.
+        let mapped = commit.map(&mut supplies, |page| (page == 1).then_some(true))?;
+        assert_eq!((mapped.ptes, f.waits()), ([1, 0, 0], 0));
+        let mapped = commit.map(&mut supplies, |page| (page == 1).then_some(false))?;
+        assert_eq!((mapped.ptes, f.waits()), ([1, 0, 0], 1));
+        drop(commit);
+        assert_eq!((f.entered(), f.held()), (0xff, 0xff));
         Ok(())
     }
 
     /// The device wrote to a page of a file that the CPU only read: the mark is the only trace.
     #[test]
     fn revoke_marks_file_pages_dirty() -> Result {
-        let device = DmaDevice::new()?;
-        let dev = device.bound();
         let range = map_shmem(PAGES, PROT_RW)?;
-        let f = Fixture::new(range)?;
+        let page = nth(range, 0)?;
+        let f = Fixture::new(page)?;
         let session = f.session()?;
-        let interval = session.insert(range, f.mirror())?;
-        let handle = interval.handle();
+        let handle = session.node(page.start())?;
         let mut buf = PfnBuf::new(PAGES)?;
-        let mut map = DmaMap::<Ack>::new(dev, PAGES)?;
 
-        fault(&session, &handle, nth(range, 0)?, false)?;
-        let seen = look(&session, &handle, range, &mut buf)?;
+        fault(&session, &handle, page, false)?;
+        let seen = look(&session, &handle, page, &mut buf)?;
         let mut pfn = None;
-        f.commit_with(seen, |index, pages| {
-            let writable = pages.get(index).and_then(|page| page.writable());
-            if let (0, Some(page)) = (index, writable) {
-                pfn = Some(page.pfn());
-                let _ = map.map(dev, index, page);
-            }
+        f.commit_with(seen, |_, found| {
+            pfn = Some(found.pfn).filter(|_| found.writable)
         })
         .map_err(|_| EAGAIN)?;
         let pfn = pfn.ok_or(ENOENT)?;
 
-        // SAFETY: The page stays mapped to the end of the test.
+        // SAFETY: The page stays in its file to the end of the test.
         assert!(!unsafe { folio_is_dirty(pfn) });
-        let revoked = map.revoke(0..PAGES);
-        assert_eq!((revoked.pages, revoked.dirtied), (1, 1));
+        f.space.revoke(page, |_| Ok(()))?;
         // SAFETY: As above.
         assert!(unsafe { folio_is_dirty(pfn) });
-
-        map.free(dev, &Ack)?;
-        drop(interval);
-        f.set.barrier();
         Ok(())
     }
+}
+
+/// The frames behind the pages of `range`, as the space remembers them.
+fn frames(f: &Fixture, range: PageRange) -> Result<[Option<Pfn>; PAGES]> {
+    let guard = f.space.lock();
+    let mut frames = [None; PAGES];
+    for (frame, addr) in frames.iter_mut().zip(range.iter_pages()) {
+        *frame = guard.frame(addr);
+    }
+    Ok(frames)
 }
 
 /// # Safety

@@ -15,17 +15,19 @@ use crate::{
             Pfn,
             VirtAddr, //
         },
-        folio::RamFolio,
+        folio::{
+            FolioHolder,
+            RamFolio, //
+        },
         migrate::{
             Collected,
             Filled,
-            MigrateBuf, //
+            MigrateBuf,
+            BLOCK, //
         },
         virt::VmaRef, //
     },
-    prelude::*,
-    ptr::Alignment,
-    sizes::SZ_2M, //
+    prelude::*, //
 };
 
 /// How a CPU's fault ends.
@@ -111,10 +113,9 @@ impl<'f, D: DeviceMemory> CpuFault<'f, D> {
     /// The pages that one migration may bring back: the aligned 2 MiB, as far as the VMA covers
     /// them.
     pub fn window(&self) -> PageRange {
-        let block = Alignment::new::<SZ_2M>();
         let vma = self.vma();
         let vma = PageRange::new(VirtAddr::new(vma.start()), VirtAddr::new(vma.end()));
-        PageRange::block(self.addr(), block)
+        PageRange::block(self.addr(), BLOCK)
             .and_then(|window| window.intersect(vma?).ok_or(EINVAL))
             // PANIC: Nobody can map the last page of the address space.
             .or_else(|_| PageRange::page(self.addr()))
@@ -132,7 +133,8 @@ impl<'f, D: DeviceMemory> CpuFault<'f, D> {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] for a wrong range; [`ENOMEM`] if there is no memory for the page touched.
+    /// [`EINVAL`] for a wrong range; [`EBUSY`] if the thread has a migration already; [`ENOMEM`] if
+    /// there is no memory for the page touched.
     pub fn migrate<'m>(
         &'m self,
         range: PageRange,
@@ -142,6 +144,7 @@ impl<'f, D: DeviceMemory> CpuFault<'f, D> {
         if !window.covers(range) || !range.contains(self.addr()) {
             return Err(EINVAL);
         }
+        let holder = FolioHolder::new()?;
         let mut huge = None;
         // Set by core if the fault is one of a page table entry; not to be followed.
         let whole = self.vmf().pte.is_null() && self.order() == Order::Huge;
@@ -157,7 +160,15 @@ impl<'f, D: DeviceMemory> CpuFault<'f, D> {
         // SAFETY: The VMA covers `range`; `self` is borrowed, so its `mmap_lock` is held, as are
         // lock and reference of `page`.
         let collected = unsafe {
-            Collected::from_device(self.pagemap, self.vma(), range, true, self.vmf().page, buf)?
+            Collected::from_device(
+                self.pagemap,
+                self.vma(),
+                range,
+                true,
+                self.vmf().page,
+                holder,
+                buf,
+            )?
         };
         let Some(collected) = collected else {
             return Ok(None);

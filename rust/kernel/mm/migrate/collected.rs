@@ -36,15 +36,13 @@ impl<'m, D: DeviceMemory> Collected<'m, D> {
         range: PageRange,
         whole: bool,
         fault_page: *mut bindings::page,
+        holder: FolioHolder,
         buf: &'m mut MigrateBuf,
     ) -> Result<Option<Self>> {
-        let mut select = bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE;
-        if whole && range.pages() == HUGE_PAGES {
-            select |= bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND;
-        }
-        let (vma, to) = (vma.as_ptr(), Direction::ToRam);
+        let at = (vma.as_ptr(), fault_page);
         // SAFETY: By the caller's promise.
-        let core = unsafe { Core::collect(pagemap, to, vma, range, select, fault_page, buf)? };
+        let core =
+            unsafe { Core::collect(pagemap, Direction::ToRam, at, range, whole, holder, buf)? };
         Ok(core.map(|core| Self { core, range }))
     }
 

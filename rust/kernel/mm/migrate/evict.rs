@@ -82,7 +82,7 @@ impl<D: DeviceMemory> Pagemap<D> {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] for a wrong index; [`ENOMEM`].
+    /// [`EINVAL`] for a wrong index; [`EBUSY`] if the thread has a folio locked; [`ENOMEM`].
     pub fn evict<'m>(
         &'m self,
         first: u32,
@@ -94,6 +94,7 @@ impl<D: DeviceMemory> Pagemap<D> {
             return Err(EINVAL);
         }
         let claims = self.claims().window(start).ok_or(EINVAL)?;
+        let holder = FolioHolder::new()?;
         let Some(user) = self.enter() else {
             return Ok(None);
         };
@@ -142,6 +143,7 @@ impl<D: DeviceMemory> Pagemap<D> {
             buf,
             finalized: 0,
             installed: 0,
+            _holder: holder,
             _user: Some(user),
             _mmap: None,
         };

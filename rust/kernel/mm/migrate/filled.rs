@@ -21,6 +21,9 @@ pub struct Filled<'m, D: DeviceMemory> {
 /// Most small pages that are copied in one piece: as many as [`RamBlock`] gives.
 const RUN: usize = RamBlock::PAGES;
 
+/// A bounce buffer would be filled before the device has forgotten the page, and miss its last stores.
+const ATTRS: usize = bindings::DMA_ATTR_REQUIRE_COHERENT as usize;
+
 /// What has to be copied, in one piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Copy {
@@ -241,7 +244,8 @@ impl<'m, D: DeviceMemory> Mapped<'m, '_, D> {
             let len = run.pages << PAGE_SHIFT;
             // SAFETY: `dev` is bound, and the pages, whose frames follow each other, stay until they
             // are unmapped.
-            let addr = unsafe { bindings::dma_map_page_attrs(dev, system, 0, len, direction, 0) };
+            let addr =
+                unsafe { bindings::dma_map_page_attrs(dev, system, 0, len, direction, ATTRS) };
             // SAFETY: `addr` is what was returned for `dev`.
             if unsafe { bindings::dma_mapping_error(dev, addr) } == 0 {
                 // INVARIANT: Just mapped.
@@ -270,7 +274,7 @@ impl<'m, D: DeviceMemory> Mapped<'m, '_, D> {
             let len = run.pages << PAGE_SHIFT;
             // SAFETY: By the type invariants, with the length it was mapped with: neither `src` nor
             // `dst` has changed.
-            unsafe { bindings::dma_unmap_page_attrs(dev, addr, len, direction, 0) };
+            unsafe { bindings::dma_unmap_page_attrs(dev, addr, len, direction, ATTRS) };
         }
         core.buf.dma = dma;
         mapped

@@ -5,10 +5,9 @@ use crate::{
     mm::{
         hmm::PfnBuf,
         memremap::LivePagemap,
-        mmu_interval::{
-            withdraw,
-            Interval,
-            IntervalRef, //
+        space::{
+            IntervalRef,
+            LEAF_SIZE, //
         },
         testing::*, //
     },
@@ -116,8 +115,7 @@ impl Bench {
     ) -> Result<usize> {
         let pagemap = self.pagemap();
         let mut session = self.f.session()?;
-        let mirror = self.f.mirror();
-        let collected = session.migrate(&mirror, &pagemap, range, whole, &mut self.buf)?;
+        let collected = session.migrate(range, whole, &mut self.buf)?;
         let Some(collected) = collected else {
             return Ok(0);
         };
@@ -153,41 +151,30 @@ impl Bench {
     fn recall(&mut self, range: PageRange, whole: bool) -> Result<usize> {
         let pagemap = self.pagemap();
         let mut session = self.f.session()?;
-        let mirror = self.f.mirror();
-        let recalled = session.recall(&mirror, &pagemap, range, whole, &mut self.buf)?;
+        let recalled = session.recall(range, whole, &mut self.buf)?;
         match recalled {
             Some(filled) => pagemap.data().bring_back(filled.flushed(), usize::MAX),
             None => Ok(0),
         }
     }
 
-    fn watch<'s>(
-        &self,
-        session: &MmSession<'s, Fake>,
-    ) -> Result<(Interval<Fake>, IntervalRef<Fake>)> {
-        let interval = session.insert(self.range, self.f.mirror())?;
-        let handle = interval.handle();
-        Ok((interval, handle))
+    fn watch(&self, session: &MmSession<'_, Fake>) -> Result<IntervalRef<Fake>> {
+        session.node(self.range.start())
     }
 
     /// How many pages of the range are in device memory, and how many of these are writable.
     fn located(&self) -> Result<(usize, usize)> {
         let session = self.f.session()?;
-        let (interval, handle) = self.watch(&session)?;
+        let handle = self.watch(&session)?;
         let mut buf = PfnBuf::new(self.range.pages())?;
         let seen = look(&session, &handle, self.range, &mut buf)?;
         let mut found = (0, 0);
-        {
-            let mut guard = self.f.space.lock.lock();
-            let mut commit = seen.commit(&mut guard).map_err(|_| EAGAIN)?;
-            let (_, _, pages) = commit.split();
-            for page in (0..self.range.pages()).filter_map(|page| pages.device(page)) {
-                found.0 += 1;
-                found.1 += usize::from(page.writable().is_some());
-            }
+        let commit = seen.commit().map_err(|_| EAGAIN)?;
+        let pages = (0..self.range.pages()).filter_map(|page| commit.page(page));
+        for page in pages.filter(|page| page.private.is_some()) {
+            found.0 += 1;
+            found.1 += usize::from(page.writable);
         }
-        drop((interval, handle, session));
-        self.f.set.barrier();
         Ok(found)
     }
 
@@ -222,8 +209,8 @@ fn read(at: usize) -> Result<u64> {
 /// Maps `pages` pages of anonymous memory, of which the start is a multiple of 2 MiB.
 fn map_aligned(pages: usize, huge: bool) -> Result<PageRange> {
     let len = pages * PAGE_SIZE;
-    let area = map_anon_len(len + SZ_2M)?;
-    let start = VirtAddr::new(area.start().as_usize().next_multiple_of(SZ_2M));
+    let area = map_anon_len(len + LEAF_SIZE)?;
+    let start = VirtAddr::new(area.start().as_usize().next_multiple_of(LEAF_SIZE));
     let range = PageRange::from_len(start, len)?;
     if huge {
         madvise(range, bindings::MADV_HUGEPAGE)?;

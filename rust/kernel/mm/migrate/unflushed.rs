@@ -8,7 +8,7 @@ use crate::{
         Bound,
         Device, //
     },
-    mm::mmu_interval::Owed, //
+    mm::space::Deferred, //
 };
 
 /// A stage of a migration before the device acknowledged that the entries are gone. Until then
@@ -18,22 +18,22 @@ use crate::{
 #[must_use]
 pub struct Unflushed<'m, T: Mirror, S> {
     // Fields are dropped in order.
-    owed: Owed<'m, T>,
+    deferred: Deferred<'m, T>,
     stage: S,
 }
 
 impl<'m, T: Mirror, S> Unflushed<'m, T, S> {
-    pub(super) fn new(owed: Owed<'m, T>, stage: S) -> Self {
-        Self { owed, stage }
+    pub(super) fn new(deferred: Deferred<'m, T>, stage: S) -> Self {
+        Self { deferred, stage }
     }
 
     fn map_stage<R>(self, f: impl FnOnce(S) -> R) -> Unflushed<'m, T, R> {
-        Unflushed::new(self.owed, f(self.stage))
+        Unflushed::new(self.deferred, f(self.stage))
     }
 
     /// Waits, for a bounded time, until the device acknowledged.
     pub fn flushed(self) -> S {
-        drop(self.owed);
+        drop(self.deferred);
         self.stage
     }
 }
@@ -77,7 +77,7 @@ impl<'m, 'd, T: Mirror> Unflushed<'m, T, Mapped<'m, 'd, T::Memory>> {
         mut self,
         copy: impl FnOnce(Option<&mut T::Flush>, &Mapped<'m, 'd, T::Memory>) -> R,
     ) -> (Mapped<'m, 'd, T::Memory>, R) {
-        let result = copy(self.owed.flush(), &self.stage);
+        let result = copy(self.deferred.flush(), &self.stage);
         (self.flushed(), result)
     }
 }

@@ -1,17 +1,16 @@
 // error: E0499
 // SPDX-License-Identifier: GPL-2.0
 
-//! The buffer is filled again while a snapshot of what it had can still be committed.
+//! The buffer is filled again while a snapshot in it can still be committed.
 
 use kernel::{
     mm::{
         addr::PageRange,
         hmm::PfnBuf,
-        mmu_interval::{
+        space::{
             IntervalRef,
             Mirror,
-            MmSession,
-            PtLock, //
+            MmSession, //
         }, //
     },
     time::Jiffies, //
@@ -21,7 +20,6 @@ use kernel::{
 pub fn case<T: Mirror>(
     session: &MmSession<'_, T>,
     interval: &IntervalRef<T>,
-    lock: &PtLock<T>,
     range: PageRange,
     timeout: Jiffies,
     buf: &mut PfnBuf,
@@ -30,5 +28,5 @@ pub fn case<T: Mirror>(
         return false;
     };
     let _ = session.fault_in(interval, range, true, timeout, buf);
-    snapshot.commit(&mut lock.lock()).is_ok()
+    snapshot.commit().is_ok()
 }

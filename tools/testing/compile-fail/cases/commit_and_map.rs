@@ -4,47 +4,37 @@
 //! The right way, so that the other cases fail for no reason but their own.
 
 use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
     mm::{
+        addr::PageRange,
         hmm::{
-            DmaMap,
+            Exclusive,
             Snapshot, //
         },
-        mmu_interval::{
-            Interval,
+        space::{
             Mirror,
-            PtLock, //
+            Space,
+            Supplies, //
         }, //
     },
-    prelude::*, //
+    prelude::*,
+    sync::Arc, //
 };
 
-/// A device's acknowledgement.
-pub struct Flushed;
-
-/// Enters a page, kills the interval, frees the page.
+/// Maps pages of the process, a page for atomics, and one of an object; then revokes them all.
 pub fn case<T: Mirror>(
-    dev: &Device<Bound>,
-    lock: &PtLock<T>,
-    interval: Interval<T>,
-    snapshot: Snapshot<'_, T>,
-    map: &mut DmaMap<Flushed>,
-    enter: fn(&mut T::Pt, u64, bool),
+    space: &Arc<Space<T>>,
+    snapshot: Snapshot<'_, '_, T>,
+    exclusive: Exclusive<'_, T>,
+    range: PageRange,
+    supplies: &mut Supplies<T>,
 ) -> Result {
-    let mut guard = lock.lock();
-    let mut commit = snapshot.commit(&mut guard).map_err(|_| EAGAIN)?;
-    let (pt, _, pages) = commit.split();
-    if let Some(page) = pages.get(0).and_then(|page| page.writable()) {
-        let addr = map.map(dev, 0, page)?;
-        enter(pt, addr, true);
-    }
-
-    let dead = interval.kill(&mut guard).map_err(|_| EINVAL)?;
-    map.revoke(0..1);
-    drop(guard);
-    dead.remove();
-    map.unmap(dev, 0..1, &Flushed)
+    let mut commit = snapshot.commit().map_err(|_| EAGAIN)?;
+    commit.map(supplies, |page| (page != 3).then_some(false))?;
+    drop(commit);
+    let mut commit = exclusive.commit().map_err(|_| EAGAIN)?;
+    commit.map(supplies)?;
+    drop(commit);
+    drop(exclusive);
+    space.lock().map_object(range, true, supplies, |_| Some(0))?;
+    space.revoke(range, |_| Ok(()))
 }

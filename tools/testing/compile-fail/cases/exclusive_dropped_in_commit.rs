@@ -1,26 +1,21 @@
 // error: E0505
 // SPDX-License-Identifier: GPL-2.0
 
-//! The CPUs get the page back before it is entered.
+//! The CPUs get the page back before it is mapped.
 
 use kernel::mm::{
     hmm::Exclusive,
-    mmu_interval::{
+    space::{
         Mirror,
-        PtGuard, //
+        Supplies, //
     }, //
 };
 
 /// The case.
-pub fn case<T: Mirror>(
-    exclusive: Exclusive<'_, T>,
-    guard: &mut PtGuard<'_, T>,
-    enter: fn(&mut T::Pt, usize),
-) {
-    let Ok(mut commit) = exclusive.commit(guard) else {
+pub fn case<T: Mirror>(exclusive: Exclusive<'_, T>, supplies: &mut Supplies<T>) {
+    let Ok(mut commit) = exclusive.commit() else {
         return;
     };
     drop(exclusive);
-    let (pt, _, page) = commit.split();
-    enter(pt, kernel::mm::hmm::DevicePage::pfn(&page).as_usize());
+    let _ = commit.map(supplies);
 }

@@ -5,7 +5,7 @@
 
 use kernel::mm::{
     hmm::Exclusive,
-    mmu_interval::Mirror, //
+    space::Mirror, //
 };
 
 fn send<S: Send>(_: S) {}

@@ -6,11 +6,10 @@
 use kernel::{
     mm::{
         hmm::PfnBuf,
-        mmu_interval::{
+        space::{
             IntervalRef,
             Mirror,
-            MmSession,
-            PtLock, //
+            MmSession, //
         },
     },
     time::Jiffies, //
@@ -20,7 +19,6 @@ use kernel::{
 pub fn case<T: Mirror>(
     session: &mut MmSession<'_, T>,
     interval: &IntervalRef<T>,
-    lock: &PtLock<T>,
     timeout: Jiffies,
     buf: &mut PfnBuf,
     other: &mut PfnBuf,
@@ -33,5 +31,5 @@ pub fn case<T: Mirror>(
     let Ok(snapshot) = held.snapshot(interval, range, buf) else {
         return false;
     };
-    snapshot.commit(&mut lock.lock()).is_ok()
+    snapshot.commit().is_ok()
 }

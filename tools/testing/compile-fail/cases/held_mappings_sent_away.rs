@@ -5,7 +5,7 @@
 
 use kernel::mm::{
     hmm::HeldMappings,
-    mmu_interval::Mirror, //
+    space::Mirror, //
 };
 
 fn send<S: Send>(_: S) {}

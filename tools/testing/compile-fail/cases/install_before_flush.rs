@@ -14,7 +14,7 @@ use kernel::{
             Filled,
             Unflushed, //
         },
-        mmu_interval::Mirror, //
+        space::Mirror, //
     }, //
 };
 

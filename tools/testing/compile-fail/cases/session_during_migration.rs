@@ -7,9 +7,8 @@ use kernel::{
     mm::{
         addr::PageRange,
         hmm::PfnBuf,
-        memremap::Pagemap,
         migrate::MigrateBuf,
-        mmu_interval::{
+        space::{
             IntervalRef,
             Mirror,
             MmSession, //
@@ -22,14 +21,12 @@ use kernel::{
 pub fn case<T: Mirror>(
     session: &mut MmSession<'_, T>,
     interval: &IntervalRef<T>,
-    mirror: &T,
-    pagemap: &Pagemap<T::Memory>,
     range: PageRange,
     timeout: Jiffies,
     buf: &mut MigrateBuf,
     pfns: &mut PfnBuf,
 ) {
-    let Ok(Some(collected)) = session.migrate(mirror, pagemap, range, true, buf) else {
+    let Ok(Some(collected)) = session.migrate(range, true, buf) else {
         return;
     };
     let _ = session.fault_in(interval, range, true, timeout, pfns);

@@ -7,7 +7,7 @@ use kernel::{
     mm::{
         addr::PageRange,
         hmm::PfnBuf,
-        mmu_interval::{
+        space::{
             IntervalRef,
             Mirror,
             MmSession, //

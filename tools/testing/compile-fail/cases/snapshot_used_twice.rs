@@ -5,14 +5,11 @@
 
 use kernel::mm::{
     hmm::Snapshot,
-    mmu_interval::{
-        Mirror,
-        PtLock, //
-    }, //
+    space::Mirror, //
 };
 
 /// The case.
-pub fn case<T: Mirror>(lock: &PtLock<T>, snapshot: Snapshot<'_, T>) -> bool {
-    let first = snapshot.commit(&mut lock.lock()).is_ok();
-    first && snapshot.commit(&mut lock.lock()).is_ok()
+pub fn case<T: Mirror>(snapshot: Snapshot<'_, '_, T>) -> bool {
+    let first = snapshot.commit().is_ok();
+    first && snapshot.commit().is_ok()
 }

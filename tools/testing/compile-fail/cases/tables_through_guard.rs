@@ -1,15 +1,14 @@
-// error: E0308
+// error: E0616
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whoever holds the lock writes to the tables without a snapshot.
+//! A holder of the lock writes to the tables without a snapshot.
 
-use kernel::mm::mmu_interval::{
-    Mirror,
-    PtLock, //
+use kernel::mm::space::{
+    Guard,
+    Mirror, //
 };
 
 /// The case.
-pub fn case<T: Mirror>(lock: &PtLock<T>, enter: fn(&mut T::Pt)) {
-    let guard = lock.lock();
-    enter(guard.pt());
+pub fn case<T: Mirror>(guard: &mut Guard<'_, T>, write: fn(&mut T::Tables)) {
+    write(&mut guard.inner.tables);
 }

@@ -5,9 +5,8 @@
 
 use kernel::mm::{
     addr::PageRange,
-    memremap::Pagemap,
     migrate::MigrateBuf,
-    mmu_interval::{
+    space::{
         Mirror,
         MmSession, //
     }, //
@@ -16,13 +15,11 @@ use kernel::mm::{
 /// The case.
 pub fn case<T: Mirror>(
     session: &mut MmSession<'_, T>,
-    mirror: &T,
-    pagemap: &Pagemap<T::Memory>,
     range: PageRange,
     first: &mut MigrateBuf,
     second: &mut MigrateBuf,
 ) {
-    let collected = session.migrate(mirror, pagemap, range, true, first);
-    let _ = session.migrate(mirror, pagemap, range, true, second);
+    let collected = session.migrate(range, true, first);
+    let _ = session.migrate(range, true, second);
     drop(collected);
 }

@@ -18,7 +18,6 @@ use crate::{
             Buffer,
             Places, //
         },
-        device::Target,
         space::Space, //
     },
     vram::{
@@ -346,8 +345,6 @@ impl Buffer for BackingRef {
             return Err(EAGAIN);
         };
         blocks.touch();
-        Ok(f(&|offset| {
-            offset_in_vram(blocks, offset).map(Target::Vram)
-        }))
+        Ok(f(&|offset| offset_in_vram(blocks, offset)))
     }
 }

@@ -35,14 +35,7 @@ use crate::{
             LEAF_PAGES, //
         },
         inject::INJECT,
-        leaf::{
-            Slot,
-            Window, //
-        },
-        node::{
-            leaf_index,
-            SpareLeaf, //
-        },
+        mirror::Mirrored,
         space::Space, //
     },
     vram::PageSet, //
@@ -52,7 +45,10 @@ use kernel::{
         addr::PageRange,
         hmm::PfnBuf,
         migrate::MigrateBuf,
-        mmu_interval::IntervalSet, //
+        space::{
+            leaf_index,
+            Supplies, //
+        },
     },
     prelude::*,
     sync::Arc,
@@ -84,14 +80,11 @@ pub(crate) struct Scratch<M: Mmu> {
     atomics_in_vram: PageSet,
     /// For each page of the leaf at hand, what is still to be made possible.
     wanted: KVec<Option<Access>>,
-    window: KBox<Window>,
     pfns: PfnBuf,
     migration: MigrateBuf,
-    reserve: M::Reserve,
+    supplies: Supplies<Mirrored<M>>,
     /// Something of the leaf at hand was moved to device memory.
     moved_in: bool,
-    /// For the next leaf in which nothing was mapped yet.
-    spare: Option<SpareLeaf<M>>,
 }
 
 // Nothing in it is ever handed out pinned.
@@ -116,15 +109,10 @@ impl<M: Mmu> Scratch<M> {
             rest: None,
             atomics_in_vram: PageSet::default(),
             wanted: KVec::from_elem(None, LEAF_PAGES, GFP_KERNEL)?,
-            window: KBox::init(
-                pin_init::init_array_from_fn(|_| Slot::default()),
-                GFP_KERNEL,
-            )?,
             pfns: PfnBuf::new(LEAF_PAGES)?,
             migration: MigrateBuf::new()?,
-            reserve: M::Reserve::default(),
+            supplies: Supplies::new()?,
             moved_in: false,
-            spare: None,
         })
     }
 
@@ -150,7 +138,7 @@ impl<M: Mmu> Scratch<M> {
     }
 
     fn serve(&mut self, space: &Arc<Space<M>>, batch: &Batch) {
-        if let Some(mut session) = IntervalSet::enter(&space.intervals) {
+        if let Some(mut session) = space.mirror.enter() {
             let mut served = 0;
             for faults in batch.leaves().take(LEAVES_PER_TURN) {
                 served += faults.len();

@@ -20,7 +20,6 @@ use super::pool::{
     TableSize, //
 };
 use crate::{
-    gpu::Gpu,
     hal::Hal,
     svm::device::{
         PageSize,
@@ -149,14 +148,6 @@ impl Reserve {
         }
         Ok(())
     }
-
-    /// Splits off what demoting one leaf takes, or nothing if it is not there.
-    pub(crate) fn take_demotion(&mut self) -> Self {
-        Self {
-            small: self.demotion.take(),
-            ..Self::default()
-        }
-    }
 }
 
 /// The page tables of one address space.
@@ -207,6 +198,11 @@ impl PageTables {
         va.as_usize() >> shift & (entries - 1)
     }
 
+    /// Names the tables in faults and invalidations.
+    pub(crate) fn pdb(&self) -> Pdb {
+        Pdb(self.root.table.addr())
+    }
+
     /// The leaf at `va`. Directories on the way that are missing come from `reserve`.
     ///
     /// # Errors
@@ -254,13 +250,9 @@ impl PageTables {
 }
 
 impl Tables for PageTables {
-    type Mmu = Gpu;
+    type Reserve = Reserve;
 
-    fn pdb(&self) -> Pdb {
-        Pdb(self.root.table.addr())
-    }
-
-    fn map(
+    fn write(
         &mut self,
         va: VirtAddr,
         size: PageSize,
@@ -346,7 +338,7 @@ impl Tables for PageTables {
         Ok(())
     }
 
-    fn unhook_leaf(&mut self, va: VirtAddr) -> Reserve {
+    fn unhook(&mut self, va: VirtAddr) -> Reserve {
         let mut unhooked = Reserve::default();
         let hal = self.hal;
         if let Ok(leaf) = self.leaf(va, None) {
@@ -357,5 +349,12 @@ impl Tables for PageTables {
             }
         }
         unhooked
+    }
+
+    fn take_demotion(reserve: &mut Reserve) -> Reserve {
+        Reserve {
+            small: reserve.demotion.take(),
+            ..Reserve::default()
+        }
     }
 }

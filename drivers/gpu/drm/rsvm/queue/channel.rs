@@ -137,7 +137,7 @@ impl Channel {
                 let target = Target::System(addr + at as u64);
                 let va = VirtAddr::try_from(va + at as u64)?;
                 self.tables
-                    .map(va, PageSize::Size4K, target, prot, &mut reserve)?;
+                    .write(va, PageSize::Size4K, target, prot, &mut reserve)?;
             }
             Ok::<_, Error>(())
         };

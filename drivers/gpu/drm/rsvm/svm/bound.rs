@@ -6,18 +6,12 @@
 //! once a binding is known. Faults in a bound range are served from the buffer, whatever the
 //! process has at that address; when the binding goes, the range is the process's again.
 
-use super::device::{
-    Mmu,
-    Target, //
-};
+use super::device::Mmu;
 use crate::svm::space::Space;
 use kernel::{
-    mm::{
-        addr::{
-            PageRange,
-            VirtAddr, //
-        },
-        mmu_interval::withdraw, //
+    mm::addr::{
+        PageRange,
+        VirtAddr, //
     },
     prelude::*,
     sync::Arc, //
@@ -42,8 +36,8 @@ impl<B> Bound<B> {
     }
 }
 
-/// Where the bytes of a buffer are.
-pub(crate) type Places<'a> = &'a dyn Fn(u64) -> Option<Target>;
+/// Where in device memory the bytes of a buffer are.
+pub(crate) type Places<'a> = &'a dyn Fn(u64) -> Option<u64>;
 
 /// A buffer of the device.
 pub(crate) trait Buffer: Clone + PartialEq + Send + 'static {
@@ -87,11 +81,11 @@ impl<M: Mmu> Space<M> {
         range: PageRange,
         change: impl FnOnce(&mut M::Bindings) -> Result<R>,
     ) -> Result<R> {
-        withdraw(&self.mirrored(), range, |book| {
-            if book.dead {
+        self.mirror.revoke(range, |guard| {
+            if guard.is_closed() {
                 return Err(ENOENT);
             }
-            change(&mut book.bindings)
+            change(&mut guard.state_mut().bindings)
         })
     }
 
@@ -104,19 +98,19 @@ impl<M: Mmu> Space<M> {
         let mut found = false;
         let mut from = VirtAddr::new(0);
         loop {
-            let range = self.pt.lock().book().bindings.next_of(from, &wanted);
+            let range = self.mirror.lock().state().bindings.next_of(from, &wanted);
             let Some(range) = range else {
                 return found;
             };
             found = true;
             // The only error is that of the change.
-            let _ = withdraw(&self.mirrored(), range, |_| Ok(()));
+            let _ = self.mirror.revoke(range, |_| Ok(()));
             from = range.end();
         }
     }
 
     /// Calls `f` with the bindings, which may not be changed unless the space was detached.
     pub(crate) fn with_bindings<R>(&self, f: impl FnOnce(&mut M::Bindings) -> R) -> R {
-        f(&mut self.pt.lock().book_mut().bindings)
+        f(&mut self.mirror.lock().state_mut().bindings)
     }
 }

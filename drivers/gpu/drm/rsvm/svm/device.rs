@@ -8,6 +8,11 @@
 use super::bound::Bindings;
 use crate::vram::Vram;
 use kernel::{
+    device::{
+        Bound,
+        BoundHandle,
+        Device, //
+    },
     mm::{
         addr::{
             PageRange,
@@ -22,10 +27,14 @@ use kernel::{
     sync::Arc, //
 };
 
-/// Bytes under one leaf: what one entry of the last directory covers.
-pub(crate) const LEAF_SIZE: usize = 2 << 20;
-/// 4 KiB pages in a leaf.
-pub(crate) const LEAF_PAGES: usize = 512;
+pub(crate) use kernel::mm::space::{
+    PageSize,
+    Prot,
+    Tables,
+    Target,
+    LEAF_PAGES,
+    LEAF_SIZE, //
+};
 
 /// What the device wanted to do. Ordered: a later one needs all that an earlier one needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,59 +45,6 @@ pub(crate) enum Access {
     Write,
     /// Read-modify-write that must be atomic against the CPU.
     Atomic,
-}
-
-/// Size of what one PTE maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum PageSize {
-    Size4K,
-    Size64K,
-    Size2M,
-}
-
-impl PageSize {
-    /// In 4 KiB pages.
-    pub(crate) const fn pages(self) -> usize {
-        match self {
-            Self::Size4K => 1,
-            Self::Size64K => 16,
-            Self::Size2M => LEAF_PAGES,
-        }
-    }
-}
-
-/// What a PTE allows. Reading is always allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Prot {
-    pub(crate) write: bool,
-    /// The device may run atomics here: set for VRAM and under exclusive access only.
-    pub(crate) atomic: bool,
-}
-
-/// Where a PTE points.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
-    /// A bus address of system memory.
-    System(u64),
-    /// A byte offset into device memory.
-    Vram(u64),
-}
-
-impl Target {
-    /// The target `pages` 4 KiB pages further on.
-    pub(crate) fn offset(self, pages: usize) -> Self {
-        let bytes = (pages as u64) << 12;
-        match self {
-            Self::System(addr) => Self::System(addr + bytes),
-            Self::Vram(addr) => Self::Vram(addr + bytes),
-        }
-    }
-
-    /// Whether it is a multiple of `size`.
-    pub(crate) fn is_aligned(self, size: PageSize) -> bool {
-        let (Self::System(addr) | Self::Vram(addr)) = self;
-        addr & (((size.pages() as u64) << 12) - 1) == 0
-    }
 }
 
 /// Bytes to be written, whole pages.
@@ -105,23 +61,13 @@ pub(crate) struct Transfer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wedged;
 
-/// Proof that the device acknowledged an invalidation, or that it can reach no memory any more.
-#[must_use]
-pub(crate) struct Flushed(());
-
-impl Flushed {
-    /// For implementations of [`Mmu::wait`] only.
-    pub(crate) fn acknowledged() -> Self {
-        Self(())
-    }
-}
+/// Table memory set aside before the page-table lock is taken; see [`Mmu::refill`].
+pub(crate) type ReserveOf<M> = <<M as Mmu>::Tables as Tables>::Reserve;
 
 /// The memory management unit of a GPU.
 pub(crate) trait Mmu: Send + Sync + Sized + 'static {
-    /// The page tables of one space. Only touched under the space's page-table lock.
-    type Tables: Tables<Mmu = Self>;
-    /// Table memory set aside before the page-table lock is taken; see [`Mmu::refill`].
-    type Reserve: Send + Default;
+    /// The page tables of one space.
+    type Tables: Tables;
     /// An invalidation that has not been waited for.
     type InFlight: Send;
     /// What of a space is bound to buffers of the device.
@@ -138,22 +84,23 @@ pub(crate) trait Mmu: Send + Sync + Sized + 'static {
 
     /// Tops `reserve` up to all that mapping one 2 MiB leaf in any way, and demoting it once, can
     /// need. May sleep; takes no lock that reclaim takes. Fails with `ENOMEM`.
-    fn refill(&self, reserve: &mut Self::Reserve) -> Result;
+    fn refill(&self, reserve: &mut ReserveOf<Self>) -> Result;
 
-    /// Splits off what demoting one leaf takes: the mirror keeps it with every leaf that has PTEs
-    /// larger than 4 KiB. Takes nothing when `reserve` is exhausted.
-    fn take_demotion(reserve: &mut Self::Reserve) -> Self::Reserve;
+    /// Names `tables` in faults and invalidations.
+    fn pdb(tables: &Self::Tables) -> Pdb;
+
+    /// The device that does DMA.
+    fn dma(&self) -> &Arc<BoundHandle>;
 
     /// The device that does DMA, for mapping system memory; `None` once it was unbound.
-    fn with_dma_device<R>(
-        &self,
-        f: impl FnOnce(&kernel::device::Device<kernel::device::Bound>) -> R,
-    ) -> Option<R>;
+    fn with_dma_device<R>(&self, f: impl FnOnce(&Device<Bound>) -> R) -> Option<R> {
+        self.dma().enter().map(|dev| f(&dev))
+    }
 
-    /// Sends an invalidation of `range` of `tables` (of all when `None`), for entries that went
-    /// away or lost rights. Called under the page-table lock; may sleep on the invalidation lock
-    /// for a bounded time. Does not wait for the device.
-    fn invalidate(&self, tables: &Self::Tables, range: Option<PageRange>) -> Self::InFlight;
+    /// Sends an invalidation of `range` of `tables`, for entries that went away or lost rights. Called
+    /// under the page-table lock; may sleep on the invalidation lock for a bounded time. Does not wait
+    /// for the device.
+    fn invalidate(&self, tables: &Self::Tables, range: PageRange) -> Self::InFlight;
 
     /// The same, but sends nothing: [`transfer`](Self::transfer) or [`wait`](Self::wait) does.
     fn invalidate_later(&self, tables: &Self::Tables, range: PageRange) -> Self::InFlight;
@@ -162,7 +109,7 @@ pub(crate) trait Mmu: Send + Sync + Sized + 'static {
     /// under way or to come, and stores through it are visible to the CPU. When the bound is
     /// over the device is wedged, which stops its bus mastering, and this returns all the same.
     /// May sleep; no lock is needed.
-    fn wait(&self, flush: Self::InFlight) -> Flushed;
+    fn wait(&self, flush: Self::InFlight);
 
     /// Completes a slice of faults: makes `mapped` ranges, whose entries were absent or weaker,
     /// known to the device, cancels `cancelled`, then replays. Called without the page-table
@@ -193,7 +140,7 @@ pub(crate) trait Mmu: Send + Sync + Sized + 'static {
     fn is_gone(&self) -> bool;
 
     /// Device memory that processes can have, if there is any, and who allocates it.
-    fn memory(&self) -> Option<(&Pagemap<Self::Memory>, &Arc<Vram>)>;
+    fn memory(&self) -> Option<(&Arc<Pagemap<Self::Memory>>, &Arc<Vram>)>;
 
     /// Has the device copy and zero. Bounded; may be called with folios locked, in reclaim, and
     /// allocates nothing. The calling thread neither allocates nor enters mm before the end, but for
@@ -251,39 +198,3 @@ pub(crate) struct Cancel {
 /// Who faulted: opaque to the mirror, equal for faults of one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Source(pub(crate) u32);
-
-/// GPU page tables. All methods are called under the space's page-table lock, none allocates.
-pub(crate) trait Tables: Send {
-    type Mmu: Mmu<Tables = Self>;
-
-    fn pdb(&self) -> Pdb;
-
-    /// Writes one PTE of `size` at `va`, both aligned to it. What lay there of the same size is
-    /// replaced; other sizes below or above must have been cleared. `ENOMEM` if `reserve` is
-    /// exhausted, with nothing changed.
-    fn map(
-        &mut self,
-        va: VirtAddr,
-        size: PageSize,
-        target: Target,
-        prot: Prot,
-        reserve: &mut <Self::Mmu as Mmu>::Reserve,
-    ) -> Result;
-
-    /// Makes the PTE of `size` at `va` invalid. The caller sends the invalidation.
-    fn clear(&mut self, va: VirtAddr, size: PageSize);
-
-    /// Replaces the 2 MiB PTE at `va` by 4 KiB ones that `entry` gives for page 0..512; `None`
-    /// stays invalid. Takes its table from `reserve`. The caller sends the invalidation.
-    fn demote(
-        &mut self,
-        va: VirtAddr,
-        reserve: &mut <Self::Mmu as Mmu>::Reserve,
-        entry: impl FnMut(usize) -> Option<(Target, Prot)>,
-    ) -> Result;
-
-    /// Unhooks the tables below the leaf at `va`, which holds no valid PTE, and hands their
-    /// memory out; it may be freed, or go back to a reserve, only when an invalidation sent
-    /// after this call was acknowledged.
-    fn unhook_leaf(&mut self, va: VirtAddr) -> <Self::Mmu as Mmu>::Reserve;
-}

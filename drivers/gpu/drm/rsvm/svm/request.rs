@@ -8,14 +8,9 @@
 use super::{
     device::{
         Mmu,
-        Target,
         LEAF_PAGES, //
     },
-    leaf::Slot,
-    node::{
-        leaf_index,
-        Mirrored, //
-    },
+    mirror::Mirrored,
     policy::Location,
     space::Space, //
 };
@@ -26,7 +21,11 @@ use kernel::{
             PageRange,
             VirtAddr, //
         },
-        mmu_interval::MmSession, //
+        space::{
+            leaf_index,
+            MmSession,
+            Slot, //
+        },
     },
     new_mutex,
     page::PAGE_SIZE,
@@ -136,8 +135,7 @@ impl Report {
     pub(crate) fn add(&mut self, system: bool, vram: bool, refused: bool, slot: Option<Slot>) {
         let slot = slot.filter(|slot| slot.is_live());
         let mut flags = 0;
-        let in_system = |slot: Slot| matches!(slot.target(), Target::System(_));
-        if slot.is_some_and(|slot| slot.prot().atomic && in_system(slot)) {
+        if slot.is_some_and(|slot| slot.prot().atomic && slot.is_system()) {
             flags |= uapi::DRM_RSVM_SVM_PAGE_ATOMIC;
         } else if refused {
             flags |= uapi::DRM_RSVM_SVM_PAGE_NO_ATOMIC;

@@ -58,8 +58,14 @@ pub(crate) struct Residency {
     huge: Option<u32>,
 }
 
+impl Default for Residency {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Residency {
-    pub(super) const fn new() -> Self {
+    const fn new() -> Self {
         Self {
             arrived: [None; GROUPS],
             came_back: [None; GROUPS],

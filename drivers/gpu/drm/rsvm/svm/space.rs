@@ -9,8 +9,9 @@
 //!
 //! Locks, outermost first: `scratch` (of who works for the space, the worker as a rule, and held
 //! while it blocks; others only try it) › mmap_lock (inside the wrappers of `kernel::mm`) › folio
-//! lock › `pt` › those of the [`Mmu`].
-//! `detaching` is outside of `pt` and held by nobody who has one of the others; `pending` is a leaf.
+//! lock › page-table lock › those of the [`Mmu`].
+//! `detaching` is outside of the page-table lock and held by nobody who has one of the others;
+//! `pending` is a leaf.
 
 use super::{
     counters::Counters,
@@ -18,15 +19,12 @@ use super::{
         Access,
         Mmu,
         Pdb,
-        Source,
-        Tables, //
+        Source, //
     },
-    node::{
-        addresses_of,
+    mirror::{
+        node_size,
         Book,
-        Leaves,
-        Mirrored,
-        Tree, //
+        Mirrored, //
     },
     policy::{
         Location,
@@ -46,22 +44,13 @@ use crate::fault::{
     FaultInfo, //
 };
 use crate::vram::Client;
-use core::ops::Range;
 use kernel::{
     mm::{
         addr::{
             PageRange,
             VirtAddr, //
         },
-        mmu_interval::{
-            new_pt_lock,
-            withdraw,
-            Interval,
-            IntervalRef,
-            IntervalSet,
-            MmSession,
-            PtLock, //
-        },
+        space,
         MmWithUser, //
     },
     module::this_module,
@@ -70,10 +59,6 @@ use kernel::{
     new_spinlock,
     page::PAGE_SIZE,
     prelude::*,
-    rbtree::{
-        RBTree,
-        RBTreeNode, //
-    },
     sync::{
         atomic::{
             AtomicFlag,
@@ -90,7 +75,6 @@ use kernel::{
         Instant,
         Monotonic, //
     },
-    warn_on,
     workqueue::{
         impl_has_work,
         new_work,
@@ -140,16 +124,14 @@ struct Pending {
 #[pin_data]
 pub(crate) struct Space<M: Mmu> {
     pub(crate) mmu: Arc<M>,
-    pub(crate) intervals: Arc<IntervalSet<Mirrored<M>>>,
-    #[pin]
-    pub(crate) pt: PtLock<Mirrored<M>>,
+    pub(crate) mirror: Arc<space::Space<Mirrored<M>>>,
     pdb: Pdb,
     #[pin]
     pending: SpinLock<Pending>,
     #[pin]
     pub(super) scratch: Mutex<Scratch<M>>,
     pub(crate) sink: Arc<dyn FaultSink>,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
     /// Who device memory is charged to; `None` if there is none.
     pub(crate) client: Option<Arc<Client>>,
     /// A leaf. Not taken in reclaim.
@@ -191,7 +173,7 @@ impl<M: Mmu> Space<M> {
         client: Option<Arc<Client>>,
     ) -> Result<Arc<Self>> {
         let tables = mmu.new_tables()?;
-        let intervals = IntervalSet::new((&**mm).into())?;
+        let pdb = M::pdb(&tables);
         let scratch = Scratch::new(PENDING_FAULTS)?;
         let requests = request::queue()?;
         let book = Book::new(bindings)?;
@@ -199,20 +181,30 @@ impl<M: Mmu> Space<M> {
             faults: Batch::new(PENDING_FAULTS)?,
             forgotten: KVec::with_capacity(FORGOTTEN_SOURCES, GFP_KERNEL)?,
         };
+        let counters = Arc::new(Counters::new(), GFP_KERNEL)?;
+        let mirrored = Mirrored {
+            mmu: mmu.clone(),
+            counters: counters.clone(),
+        };
+        let pagemap = mmu.memory().map(|(pagemap, _)| pagemap.clone());
+        let mirror = space::Space::new(
+            (&**mm).into(),
+            mmu.dma().clone(),
+            pagemap,
+            node_size(),
+            (tables, book),
+            mirrored,
+        )?;
+        let its_mirror = mirror.clone();
         let this = Arc::pin_init(
             pin_init!(Self {
                 mmu,
-                intervals,
-                pdb: tables.pdb(),
-                pt <- new_pt_lock!(
-                    Tree { tables, leaves: RBTree::new() },
-                    book,
-                    "Space::pt",
-                ),
+                mirror: its_mirror,
+                pdb,
                 pending <- new_spinlock!(pending, "Space::pending"),
                 scratch <- new_mutex!(scratch, "Space::scratch"),
                 sink,
-                counters: Counters::new(),
+                counters,
                 client,
                 policy <- new_mutex!(Policy::new(), "Space::policy"),
                 requests <- new_mutex!(requests, "Space::requests"),
@@ -223,23 +215,17 @@ impl<M: Mmu> Space<M> {
                 worker <- new_work!("Space::worker"),
             }),
             GFP_KERNEL,
-        )?;
-        // The first interval of a process is the only one whose insertion takes mmap_lock; let that
-        // be here, where the process itself is asking. It stays as long as the space.
-        let session = IntervalSet::enter(&this.intervals).ok_or(ESRCH)?;
-        this.node(&session, VirtAddr::new(0))?;
-        drop(session);
-        Ok(this)
+        );
+        if this.is_err() {
+            mirror.close();
+            mirror.barrier();
+        }
+        Ok(this?)
     }
 
     /// Names the page tables in faults and invalidations; `None` once the space was detached.
     pub(crate) fn pdb(&self) -> Option<Pdb> {
         (!self.is_detached()).then_some(self.pdb)
-    }
-
-    /// The space as mm calls it back.
-    pub(crate) fn mirrored(self: &Arc<Self>) -> Mirrored<M> {
-        Mirrored(self.clone())
     }
 
     pub(crate) fn counters(&self) -> &Counters {
@@ -339,7 +325,8 @@ impl<M: Mmu> Space<M> {
     pub(crate) fn atomic_mode_changed(self: &Arc<Self>, range: PageRange) {
         let first = range.start().as_usize() / PAGE_SIZE;
         // The only error is that of the change.
-        let _ = withdraw(&self.mirrored(), range, |book| {
+        let _ = self.mirror.revoke(range, |guard| {
+            let book = guard.state_mut();
             book.atomic_changes += 1;
             book.handovers.forget(first..first + range.pages());
             Ok(())
@@ -354,51 +341,6 @@ impl<M: Mmu> Space<M> {
         let _ = WORKERS.enqueue(this.clone());
     }
 
-    /// The interval that watches `addr`, which is made if need be. Called with `scratch` held.
-    ///
-    /// # Errors
-    ///
-    /// `ESHUTDOWN` if the space was detached; `EINVAL` if no process can have that address;
-    /// `ENOMEM`, `EINTR`.
-    pub(crate) fn node(
-        self: &Arc<Self>,
-        session: &MmSession<'_, Mirrored<M>>,
-        addr: VirtAddr,
-    ) -> Result<IntervalRef<Mirrored<M>>> {
-        let (key, size) = {
-            let guard = self.pt.lock();
-            let size = guard.book().node_size;
-            let key = addr.as_usize() / size.as_usize();
-            if let Some(interval) = guard.book().nodes.get(&key) {
-                return Ok(interval.handle());
-            }
-            (key, size)
-        };
-        let range = PageRange::block(addr, size)?;
-        let interval = session.insert(range, self.mirrored())?;
-        let watched = interval.handle();
-        let node = RBTreeNode::new(key, interval, GFP_KERNEL)?;
-        let mut guard = self.pt.lock();
-        if guard.book().dead {
-            drop(guard);
-            return Err(ESHUTDOWN);
-        }
-        guard.book_mut().nodes.insert(node);
-        self.counters.intervals.add(1);
-        Ok(watched)
-    }
-
-    /// What flushes pages of the leaf `index` when their PTEs change. Nothing is given back: the same
-    /// pages are mapped again. Sleeps, bounded.
-    pub(crate) fn flush(&self, index: usize) -> impl FnOnce(&M::Tables, Range<usize>) + '_ {
-        move |tables, pages| {
-            if let Some(range) = addresses_of(index, pages) {
-                let flush = self.mmu.invalidate(tables, Some(range));
-                let _ = self.mmu.wait(flush);
-            }
-        }
-    }
-
     /// Takes the whole address space away from the device, for good: no PTE is left, the device
     /// acknowledged that, and the pages are unmapped for DMA. Faults that wait are dropped.
     ///
@@ -411,66 +353,9 @@ impl<M: Mmu> Space<M> {
         let requests = core::mem::take(&mut *self.requests.lock());
         drop(requests);
         self.progress.advance();
-        loop {
-            let mut guard = self.pt.lock();
-            guard.book_mut().dead = true;
-            let Some(interval) = first(&mut guard.book_mut().nodes) else {
-                break;
-            };
-            let Ok(dead) = interval.kill(&mut guard) else {
-                continue;
-            };
-            drop(guard);
-            dead.settle();
-        }
-        self.drop_discarded();
+        self.mirror.close();
         self.wake_worker(self);
     }
-
-    /// Removes the nodes in which nothing is mapped. Called with `scratch` held.
-    fn prune(&self) {
-        // The first node is there for good.
-        let mut from = 1;
-        self.pt.lock().book_mut().wants_prune = false;
-        loop {
-            let mut guard = self.pt.lock();
-            let (tree, book) = guard.split();
-            let Some(cursor) = book.nodes.cursor_lower_bound(&from) else {
-                break;
-            };
-            let (&key, interval) = cursor.current();
-            from = key + 1;
-            if tree.is_hit(interval.range()) {
-                continue;
-            }
-            let Some(interval) = book.nodes.remove(&key) else {
-                continue;
-            };
-            if let Ok(dead) = interval.kill(&mut guard) {
-                drop(guard);
-                dead.remove();
-                self.counters.pruned.add(1);
-            }
-        }
-        self.drop_discarded();
-    }
-
-    /// Frees the leaves of nodes that went.
-    fn drop_discarded(&self) {
-        let discarded: Leaves<M> = {
-            let mut guard = self.pt.lock();
-            core::mem::replace(&mut guard.book_mut().discarded, RBTree::new())
-        };
-        drop(discarded);
-    }
-}
-
-/// Takes the first interval out.
-fn first<M: Mmu>(
-    nodes: &mut RBTree<usize, Interval<Mirrored<M>>>,
-) -> Option<Interval<Mirrored<M>>> {
-    let (_, node) = nodes.cursor_front_mut()?.remove_current();
-    Some(node.to_key_value().1)
 }
 
 impl<M: Mmu> WorkItem for Space<M> {
@@ -481,10 +366,7 @@ impl<M: Mmu> WorkItem for Space<M> {
             // Nothing is inserted any more once a request in somebody's own thread is through, and
             // no callback may outlive the module.
             drop(this.scratch.lock());
-            this.intervals.barrier();
-            this.drop_discarded();
-            // What was mapped after that would stay for ever.
-            warn_on!(!this.pt.lock().pt().leaves.is_empty());
+            this.mirror.barrier();
             return;
         }
         // A turn can block for as long as a user likes, so the module must not be unloaded
@@ -492,14 +374,7 @@ impl<M: Mmu> WorkItem for Space<M> {
         let Some(_module) = this_module::<crate::LocalModule>().try_get() else {
             return;
         };
-        {
-            // Who carries a request out has nodes at hand.
-            let mut scratch = this.scratch.lock();
-            if this.pt.lock().book().wants_prune {
-                this.prune();
-            }
-            scratch.turn(&this);
-        }
+        this.scratch.lock().turn(&this);
         if !this.pending.lock().faults.is_empty() || !this.requests.lock().is_empty() {
             this.wake_worker(&this);
         }

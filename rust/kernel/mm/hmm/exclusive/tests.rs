@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::mm::{
-    hmm::ReadPage,
-    mmu_interval::Reason,
+    space::Reason,
     testing::*, //
 };
 use core::ptr;
@@ -11,71 +10,61 @@ use core::ptr;
 /// A 2 MiB page, and as much to find it in.
 const HUGE: usize = 2 << 20;
 
-/// Takes `page` and enters it as entry `index`.
+/// Takes `page` and maps it.
 fn grab(
     f: &Fixture,
     session: &mut MmSession<'_, Fake>,
     interval: &IntervalRef<Fake>,
     page: PageRange,
-    index: usize,
 ) -> Result<Result<(), Reject>, ExclusiveError> {
     let mut buf = PfnBuf::new(1).map_err(|_| ExclusiveError::Fault(FaultError::NoMemory))?;
     let exclusive = session.make_exclusive(interval, page, TIMEOUT, &mut buf)?;
-    assert!(mmap_is_locked(f.set.mm()));
-    let mut guard = f.space.lock.lock();
-    let result = exclusive.commit(&mut guard).map(|mut commit| {
+    assert!(mmap_is_locked(f.space.mm()));
+    let mut supplies = f
+        .supplies()
+        .map_err(|_| ExclusiveError::Fault(FaultError::NoMemory))?;
+    let result = exclusive.commit().map(|mut commit| {
         assert_eq!(commit.range().start(), page.start());
-        let (pt, _, found) = commit.split();
-        pt.entries[index] = Some((found.pfn(), true));
+        assert!(commit.map(&mut supplies).is_ok());
+        assert!(commit.guard.slot(page.start()).is_exclusive());
     });
-    drop(guard);
     Ok(result)
 }
 
 fn last(f: &Fixture) -> Option<Reason> {
-    let guard = f.space.lock.lock();
-    guard.book().last.map(|(_, reason)| reason)
+    f.last().map(|(_, reason)| reason)
 }
 
 #[kunit_tests(rust_mm_hmm_exclusive)]
 mod cases {
     use super::*;
 
-    #[test]
-    fn kinds_of_pages() {
-        assert!(<AtomicPage<'_> as DevicePage>::ATOMIC && <AtomicPage<'_> as DevicePage>::WRITABLE);
-        assert!(!<ReadPage<'_> as DevicePage>::ATOMIC);
-    }
-
-    /// Core tells before a CPU gets the page, whoever had it how before.
+    /// The space is told before a CPU gets the page, however the page was used before.
     #[test]
     fn taken_and_given_back() -> Result {
         let range = map_anon(PROT_RW)?;
         let f = Fixture::new(range)?;
         let mut session = f.session()?;
-        let interval = session.insert(range, f.mirror())?;
-        let handle = interval.handle();
+        let handle = session.node(range.start())?;
         let page = nth(range, 3)?;
 
         // Neither present before, nor a neighbour touched.
-        assert_eq!(grab(&f, &mut session, &handle, page, 3), Ok(Ok(())));
+        assert_eq!(grab(&f, &mut session, &handle, page), Ok(Ok(())));
         assert_eq!(f.entered(), 1 << 3);
-        assert!(!mmap_is_locked(f.set.mm()));
+        assert!(!mmap_is_locked(f.space.mm()));
         write_all(page)?;
         assert_eq!(f.entered(), 0);
         assert_eq!(last(&f), Some(Reason::Clear));
 
         // Mapped by the device as any page before: that may stay.
         assert_eq!(f.enter(&session, &handle, range)?, PAGES);
-        let revokes = f.space.lock.lock().book().revokes;
-        assert_eq!(grab(&f, &mut session, &handle, page, 3), Ok(Ok(())));
+        let revokes = f.revokes();
+        assert_eq!(grab(&f, &mut session, &handle, page), Ok(Ok(())));
         assert_eq!(f.entered(), 0xff);
-        assert_eq!(f.space.lock.lock().book().revokes, revokes);
+        assert_eq!(f.revokes(), revokes);
         write_all(range)?;
         assert_eq!(f.entered(), 0xff & !(1 << 3));
 
-        drop(interval);
-        f.set.barrier();
         Ok(())
     }
 
@@ -86,17 +75,14 @@ mod cases {
         let range = map_anon(PROT_RW)?;
         let f = Fixture::new(range)?;
         let mut session = f.session()?;
-        let interval = session.insert(range, f.mirror())?;
-        let handle = interval.handle();
+        let handle = session.node(range.start())?;
         for _ in 0..4 {
             for index in 0..PAGES {
                 let page = nth(range, index)?;
-                assert_eq!(grab(&f, &mut session, &handle, page, index), Ok(Ok(())));
+                assert_eq!(grab(&f, &mut session, &handle, page), Ok(Ok(())));
             }
         }
         assert_eq!(f.entered(), 0xff);
-        drop(interval);
-        f.set.barrier();
         Ok(())
     }
 
@@ -106,20 +92,14 @@ mod cases {
         let range = map_anon(PROT_RW)?;
         let (f, g) = (Fixture::new(range)?, Fixture::new(range)?);
         let (mut in_f, mut in_g) = (f.session()?, g.session()?);
-        let (of_f, of_g) = (
-            in_f.insert(range, f.mirror())?,
-            in_g.insert(range, g.mirror())?,
-        );
+        let (of_f, of_g) = (in_f.node(range.start())?, in_g.node(range.start())?);
         let page = nth(range, 0)?;
         for _ in 0..2 {
-            assert_eq!(grab(&f, &mut in_f, &of_f.handle(), page, 0), Ok(Ok(())));
+            assert_eq!(grab(&f, &mut in_f, &of_f, page), Ok(Ok(())));
             assert_eq!((f.entered(), g.entered()), (1, 0));
-            assert_eq!(grab(&g, &mut in_g, &of_g.handle(), page, 0), Ok(Ok(())));
+            assert_eq!(grab(&g, &mut in_g, &of_g, page), Ok(Ok(())));
             assert_eq!((f.entered(), g.entered()), (0, 1));
         }
-        drop((of_f, of_g));
-        f.set.barrier();
-        g.set.barrier();
         Ok(())
     }
 
@@ -133,26 +113,19 @@ mod cases {
         write_all(huge)?;
         let f = Fixture::new(huge)?;
         let mut session = f.session()?;
-        let interval = session.insert(huge, f.mirror())?;
-        let handle = interval.handle();
+        let handle = session.node(huge.start())?;
 
         let page = nth(huge, 0)?;
-        let first = grab(&f, &mut session, &handle, page, 0);
+        let first = grab(&f, &mut session, &handle, page);
         if first != Ok(Ok(())) {
             assert_eq!(first, Ok(Err(Reject::Collided)));
-            assert_eq!(grab(&f, &mut session, &handle, page, 0), Ok(Ok(())));
+            assert_eq!(grab(&f, &mut session, &handle, page), Ok(Ok(())));
         }
         let page = nth(huge, 1)?;
-        assert_eq!(grab(&f, &mut session, &handle, page, 1), Ok(Ok(())));
+        assert_eq!(grab(&f, &mut session, &handle, page), Ok(Ok(())));
         assert_eq!(f.entered(), 0b11);
-        let entries = f.space.lock.lock().pt().entries;
-        let frame = |i: usize| entries[i].map(|(pfn, _)| pfn.as_usize());
-        // They are of one folio, if there was a huge page to be had.
-        pr_info!("huge: {:?} {:?}\n", frame(0), frame(1));
         write_all(huge)?;
         assert_eq!(f.entered(), 0);
-        drop(interval);
-        f.set.barrier();
         Ok(())
     }
 
@@ -160,10 +133,9 @@ mod cases {
     #[test]
     fn collisions() -> Result {
         let range = map_anon(PROT_RW)?;
-        let (f, other) = (Fixture::new(range)?, Fixture::new(range)?);
+        let f = Fixture::new(range)?;
         let mut session = f.session()?;
-        let interval = session.insert(range, f.mirror())?;
-        let handle = interval.handle();
+        let handle = session.node(range.start())?;
         let page = nth(range, 2)?;
         let mut buf = PfnBuf::new(1)?;
         let clear = bindings::mmu_notifier_event_MMU_NOTIFY_CLEAR;
@@ -171,31 +143,19 @@ mod cases {
 
         let taken = session.make_exclusive(&handle, page, TIMEOUT, &mut buf);
         let taken = taken.map_err(|_| EFAULT)?;
-        assert!(matches!(
-            taken.commit(&mut other.space.lock.lock()),
-            Err(Reject::WrongSpace)
-        ));
-        announce(f.set.mm(), page, own, f.space.lock.owner(), true)?;
-        assert!(taken.commit(&mut f.space.lock.lock()).is_ok());
-        announce(f.set.mm(), page, clear, ptr::null_mut(), true)?;
-        assert!(matches!(
-            taken.commit(&mut f.space.lock.lock()),
-            Err(Reject::Collided)
-        ));
+        announce(f.space.mm(), page, own, f.space.owner(), true)?;
+        assert!(taken.commit().is_ok());
+        announce(f.space.mm(), page, clear, ptr::null_mut(), true)?;
+        assert!(matches!(taken.commit(), Err(Reject::Collided)));
         drop(taken);
-        assert!(!mmap_is_locked(f.set.mm()));
+        assert!(!mmap_is_locked(f.space.mm()));
         // Would wait for ever, were the folio still locked.
         write_all(page)?;
-        assert_eq!(grab(&f, &mut session, &handle, page, 2), Ok(Ok(())));
+        assert_eq!(grab(&f, &mut session, &handle, page), Ok(Ok(())));
 
-        let dead = interval
-            .kill(&mut f.space.lock.lock())
-            .map_err(|_| EINVAL)?;
-        let result = grab(&f, &mut session, &handle, page, 2);
-        assert_eq!(result, Ok(Err(Reject::Dead)));
-        dead.remove();
-        f.set.barrier();
-        other.set.barrier();
+        f.space.close();
+        let result = grab(&f, &mut session, &handle, page);
+        assert_eq!(result, Ok(Err(Reject::Closed)));
         Ok(())
     }
 
@@ -216,20 +176,19 @@ mod cases {
             (hole, 3, Ok(Ok(()))),
         ];
         for (range, index, expected) in cases {
-            let interval = session.insert(range, f.mirror())?;
+            let handle = session.node(range.start())?;
             let page = nth(range, index)?;
-            let result = grab(&f, &mut session, &interval.handle(), page, index);
+            let result = grab(&f, &mut session, &handle, page);
             assert_eq!(result, expected);
-            assert!(!mmap_is_locked(f.set.mm()));
+            assert!(!mmap_is_locked(f.space.mm()));
         }
 
         // More than a page; not covered.
-        let interval = session.insert(hole, f.mirror())?;
-        let handle = interval.handle();
+        let handle = session.node(hole.start())?;
         let invalid = fault(FaultError::Invalid);
-        assert_eq!(grab(&f, &mut session, &handle, hole, 0), invalid);
+        assert_eq!(grab(&f, &mut session, &handle, hole), invalid);
         let page = nth(read_only, 0)?;
-        assert_eq!(grab(&f, &mut session, &handle, page, 0), invalid);
+        assert_eq!(grab(&f, &mut session, &handle, page), invalid);
 
         // Known beforehand.
         assert!(session.first_unsupported(hole).is_none());
@@ -238,8 +197,37 @@ mod cases {
         assert_eq!(found.start(), shared.start());
         assert_eq!(found.pages(), PAGES);
 
-        drop(interval);
-        f.set.barrier();
+        Ok(())
+    }
+
+    /// One exclusive folio per thread, however many sessions and spaces it has. Meanwhile it does not
+    /// look into memory either.
+    #[test]
+    fn one_folio_per_thread() -> Result {
+        let (one, two) = (map_anon(PROT_RW)?, map_anon(PROT_RW)?);
+        let (f, g) = (Fixture::new(one)?, Fixture::new(two)?);
+        let (mut in_f, mut again, mut in_g) = (f.session()?, f.session()?, g.session()?);
+        let (of_f, of_g) = (in_f.node(one.start())?, in_g.node(two.start())?);
+        let also_f = again.node(one.start())?;
+        write_all(one)?;
+        write_all(two)?;
+        let mut buf = PfnBuf::new(1)?;
+        let mut other = PfnBuf::new(1)?;
+        let page = nth(two, 0)?;
+
+        let held = in_f.make_exclusive(&of_f, nth(one, 0)?, TIMEOUT, &mut buf);
+        let held = held.map_err(|_| EFAULT)?;
+        let refused = Some(ExclusiveError::Fault(FaultError::Invalid));
+        let second = again
+            .make_exclusive(&also_f, nth(one, 1)?, TIMEOUT, &mut other)
+            .err();
+        let elsewhere = in_g.make_exclusive(&of_g, page, TIMEOUT, &mut other).err();
+        let look = in_g.snapshot(&of_g, page, TIMEOUT, &mut other).err();
+        drop(held);
+        assert_eq!((second, elsewhere), (refused, refused));
+        assert_eq!(look, Some(FaultError::Invalid));
+        // Afterwards it may.
+        assert_eq!(grab(&g, &mut in_g, &of_g, page), Ok(Ok(())));
         Ok(())
     }
 }

@@ -5,10 +5,7 @@
 use super::*;
 use crate::{
     error::to_result,
-    mm::{
-        folio::FRAGMENTED,
-        hmm::DmaMap, //
-    },
+    mm::folio::FRAGMENTED,
     sync::{
         atomic::Atomic,
         Completion, //
@@ -157,7 +154,7 @@ mod cases {
         assert_eq!(bench.located()?, (0, 0));
         assert_eq!(read(hole.start().as_usize())?, 0);
         assert!(bench.check(nth(bench.range, 2)?, 1)? && bench.check(nth(bench.range, 4)?, 1)?);
-        let elsewhere = PageRange::from_len(bench.range.start(), 2 * SZ_2M)?;
+        let elsewhere = PageRange::from_len(bench.range.start(), 2 * LEAF_SIZE)?;
         assert!(bench
             .recall(elsewhere, false)
             .is_err_and(|error| error == EINVAL));
@@ -200,7 +197,7 @@ mod cases {
     fn split() -> Result {
         let mut bench = Bench::huge(true)?;
         assert_eq!(bench.send_all(true, 512)?, HUGE_PAGES);
-        let half = PageRange::from_len(bench.range.start(), SZ_2M / 2)?;
+        let half = PageRange::from_len(bench.range.start(), LEAF_SIZE / 2)?;
         munmap(half)?;
         let pagemap = bench.pagemap();
         assert_eq!(pagemap.in_use(), HUGE_PAGES);
@@ -228,7 +225,7 @@ mod cases {
     fn fault_on_half() -> Result {
         let mut bench = Bench::huge(true)?;
         assert_eq!(bench.send_all(true, 512)?, HUGE_PAGES);
-        let half = PageRange::from_len(bench.range.start(), SZ_2M / 2)?;
+        let half = PageRange::from_len(bench.range.start(), LEAF_SIZE / 2)?;
         munmap(half)?;
         let rest = PageRange::new(half.end(), bench.range.end())?;
         assert!(bench.check(rest, 1)?);
@@ -251,13 +248,12 @@ mod cases {
 
         // The device writes.
         let session = bench.f.session()?;
-        let (interval, handle) = bench.watch(&session)?;
+        let handle = bench.watch(&session)?;
         let mut buf = PfnBuf::new(8)?;
         session
             .fault_in(&handle, PageRange::page(addr)?, true, TIMEOUT, &mut buf)
             .map_err(|_| EFAULT)?;
-        drop((interval, handle, session));
-        bench.f.set.barrier();
+        drop((handle, session));
         assert_eq!(bench.located()?, (7, 0));
         assert!(bench.check(PageRange::page(addr)?, 1)?);
         bench.write(PageRange::page(addr)?, 2)?;
@@ -347,27 +343,25 @@ mod cases {
         let mut bench = Bench::huge(true)?;
         assert_eq!(bench.send_all(true, 512)?, HUGE_PAGES);
         let session = bench.f.session()?;
-        let (interval, handle) = bench.watch(&session)?;
+        let handle = bench.watch(&session)?;
         let mut buf = PfnBuf::new(2)?;
         let part = PageRange::from_len(nth(bench.range, 300)?.start(), 2 * PAGE_SIZE)?;
         let seen = look(&session, &handle, part, &mut buf)?;
         let mut found = [None; 2];
         {
-            let mut guard = bench.f.space.lock.lock();
-            let mut commit = seen.commit(&mut guard).map_err(|_| EAGAIN)?;
-            let (_, _, pages) = commit.split();
+            let commit = seen.commit().map_err(|_| EAGAIN)?;
             for (index, found) in found.iter_mut().enumerate() {
-                *found = pages.device(index).map(|page| page.index());
+                *found = commit.page(index).and_then(|page| page.private);
             }
         }
         assert!(found == [Some(512 + 300), Some(512 + 301)]);
-        drop((interval, handle, session));
-        bench.f.set.barrier();
+        drop((handle, session));
         assert!(bench.end()?);
         Ok(())
     }
 
-    /// A mirror remembers device pages like others, so that they are marked dirty when they go.
+    /// Device pages are mapped like others, without a bus address, and are revoked by the migration
+    /// that brings them home.
     #[test]
     fn mirrored() -> Result {
         let mut bench = Bench::small(PAGES, true)?;
@@ -375,47 +369,43 @@ mod cases {
             bench.send(bench.range, false, 16, |page, _| page < 2, |_| true)?,
             2
         );
-        let device = DmaDevice::new()?;
-        let mut map = DmaMap::<()>::new(device.bound(), PAGES)?;
         let session = bench.f.session()?;
-        let (interval, handle) = bench.watch(&session)?;
-        let mut buf = PfnBuf::new(PAGES)?;
+        let handle = bench.watch(&session)?;
         // Device pages are left where they are.
-        session
-            .fault_in(&handle, bench.range, true, TIMEOUT, &mut buf)
-            .map_err(|_| EFAULT)?;
-        let seen = look(&session, &handle, bench.range, &mut buf)?;
-        let mut results = [None; 4];
+        assert_eq!(bench.f.enter(&session, &handle, bench.range)?, PAGES);
+        assert_eq!((bench.f.entered(), bench.f.held()), (0xff, 0xff));
         {
-            let mut guard = bench.f.space.lock.lock();
-            let mut commit = seen.commit(&mut guard).map_err(|_| EAGAIN)?;
-            let (_, _, pages) = commit.split();
-            let (Some(first), Some(second)) = (pages.device(0), pages.device(1)) else {
-                return Err(ENOENT);
-            };
-            assert!(pages.get(0).is_none() && pages.get(2).is_some());
-            assert!(pages.device(2).is_none());
-            results[0] = Some(map.record(0, first));
-            results[1] = first.writable().map(|page| map.record(0, page));
-            results[2] = Some(map.record(1, second));
-            results[3] = Some(map.record(0, second));
+            let guard = bench.f.space.lock();
+            let page = |index| nth(bench.range, index).map(|page| guard.slot(page.start()));
+            assert_eq!(page(0)?.private_page(), Some(16));
+            assert_eq!(page(1)?.private_page(), Some(17));
+            assert!(page(2)?.is_system() && !page(1)?.is_system());
         }
-        assert!(results[..3] == [Some(Ok(16)), Some(Ok(16)), Some(Ok(17))]);
-        assert!(results[3] == Some(Err(EBUSY)));
-        assert!(map.get(0).is_none() && map.device(2).is_none());
-        let slot = map.device(0).ok_or(ENOENT)?;
-        assert!(slot.index == 16 && slot.writable);
-        assert!(!map.device(1).ok_or(ENOENT)?.writable);
-        let revoked = map.revoke(0..PAGES);
-        assert_eq!((revoked.pages, revoked.dirtied), (2, 1));
-        assert!(map.device(0).is_none());
-        map.free(device.bound(), &())?;
-
-        drop((interval, handle, session));
-        bench.f.set.barrier();
+        drop((handle, session));
         assert_eq!(bench.recall(bench.range, false)?, 2);
+        assert_eq!((bench.f.entered() & 0b11, bench.f.held() & 0b11), (0, 0));
         assert_eq!(bench.located()?, (0, 0));
         assert!(bench.end()?);
+        Ok(())
+    }
+
+    /// One migration per thread, however many sessions and spaces it has.
+    #[test]
+    fn one_migration_per_thread() -> Result {
+        let mut bench = Bench::small(4, true)?;
+        let mut other = Bench::small(4, true)?;
+        let mut session = bench.f.session()?;
+        let mut theirs = other.f.session()?;
+        let collected = session.migrate(bench.range, false, &mut bench.buf)?;
+        let refused = theirs.migrate(other.range, false, &mut other.buf).err();
+        let recall = theirs.recall(other.range, false, &mut other.buf).err();
+        let pagemap = other.pagemap();
+        let evict = pagemap.evict(0, &ALL, &mut other.buf).err();
+        drop(collected);
+        assert_eq!([refused, recall, evict], [Some(EBUSY); 3]);
+        assert!(theirs
+            .migrate(other.range, false, &mut other.buf)?
+            .is_some());
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! To the device.
 
 use super::*;
+use crate::new_mutex;
 
 #[kunit_tests(rust_mm_migrate_there)]
 mod cases {
@@ -150,17 +151,16 @@ mod cases {
             let (range, pages) = (bench.range, bench.range.pages());
             let pagemap = bench.pagemap();
             let mut session = bench.f.session()?;
-            let mirror = bench.f.mirror();
 
-            let collected = session.migrate(&mirror, &pagemap, range, huge, &mut bench.buf)?;
+            let collected = session.migrate(range, huge, &mut bench.buf)?;
             let collected = collected.ok_or(ENOENT)?.flushed();
             let found: usize = collected.sources().map(|source| source.order.pages()).sum();
             assert_eq!(found, pages);
             drop(collected);
 
-            drop(session.migrate(&mirror, &pagemap, range, huge, &mut bench.buf)?);
+            drop(session.migrate(range, huge, &mut bench.buf)?);
 
-            let collected = session.migrate(&mirror, &pagemap, range, huge, &mut bench.buf)?;
+            let collected = session.migrate(range, huge, &mut bench.buf)?;
             // CAST: Small.
             let filled = collected
                 .ok_or(ENOENT)?
@@ -170,7 +170,7 @@ mod cases {
             assert_eq!(pagemap.in_use(), 0);
 
             let device = DmaDevice::new()?;
-            let collected = session.migrate(&mirror, &pagemap, range, huge, &mut bench.buf)?;
+            let collected = session.migrate(range, huge, &mut bench.buf)?;
             // CAST: Small.
             let mapped = collected
                 .ok_or(ENOENT)?
@@ -186,7 +186,7 @@ mod cases {
             assert_eq!(pagemap.in_use(), 0);
 
             // Nothing was copied.
-            let collected = session.migrate(&mirror, &pagemap, range, huge, &mut bench.buf)?;
+            let collected = session.migrate(range, huge, &mut bench.buf)?;
             // CAST: Small.
             let installed = collected
                 .ok_or(ENOENT)?
@@ -205,38 +205,36 @@ mod cases {
         Ok(())
     }
 
-    /// A migration waits for its own flush when it copies. Until then whoever takes the same pages
-    /// away has another one, of all of them.
+    /// A migration waits for its own flush when it copies. Until then a change that hits the same pages
+    /// has another one, for exactly those that the device may still reach.
     #[test]
-    fn flush_is_owed() -> Result {
+    fn flush_is_deferred() -> Result {
         let mut bench = Bench::small(PAGES, true)?;
         let all = bench.range;
-        let part = |from: usize, end: usize| {
-            PageRange::new(nth(all, from)?.start(), nth(all, end - 1)?.end())
-        };
-        let (mine, other) = (part(0, 4)?, part(2, 6)?);
+        let (mine, other) = (span(all, 0, 4)?, span(all, 2, 6)?);
         let pagemap = bench.pagemap();
         let mut session = bench.f.session()?;
-        let mirror = bench.f.mirror();
-        let interval = session.insert(bench.range, bench.f.mirror())?;
-        let flushes = |bench: &Bench| {
-            let waits = bench.f.space.waits.load(Relaxed);
-            let log = bench.f.space.lock.lock();
-            (waits, log.book().flushes, log.book().flushed)
-        };
-        bench.f.enter(&session, &interval.handle(), all)?;
+        let node = session.node(all.start())?;
+        bench.f.enter(&session, &node, all)?;
+        let flushes = Arc::pin_init(new_mutex!(KVec::new(), "kunit::flushes"), GFP_KERNEL)?;
+        let log = flushes.clone();
+        let hook = move |flush| assert!(log.lock().push(flush, GFP_KERNEL).is_ok());
+        bench
+            .f
+            .space
+            .ops()
+            .when_acknowledged(KBox::new(hook, GFP_KERNEL)?);
 
-        let collected = session.migrate(&mirror, &pagemap, mine, false, &mut bench.buf)?;
+        let collected = session.migrate(mine, false, &mut bench.buf)?;
         let collected = collected.ok_or(ENOENT)?;
-        assert_eq!(bench.f.entered(), 0xf0);
-        let waits = bench.f.space.waits.load(Relaxed);
-        // Two of its pages have entries, the others had.
-        withdraw(&mirror, other, |_| Ok(()))?;
-        assert_eq!(bench.f.entered(), 0xc0);
-        assert!(bench.f.space.lock.lock().book().last_flushed == Some(other));
-        // None has.
-        withdraw(&mirror, mine, |_| Ok(()))?;
-        assert!(bench.f.space.lock.lock().book().last_flushed == Some(mine));
+        assert_eq!((bench.f.entered(), bench.f.held()), (0xf0, 0xff));
+        assert_eq!(bench.f.waits(), 0);
+        // Two of its pages are mapped, the others leave with the flush of the migration.
+        bench.f.space.revoke(other, |_| Ok(()))?;
+        assert_eq!((bench.f.entered(), bench.f.held()), (0xc0, 0xcf));
+        // None is mapped.
+        bench.f.space.revoke(mine, |_| Ok(()))?;
+        assert_eq!(bench.f.held(), 0xcf);
         let device = DmaDevice::new()?;
         // CAST: Small.
         let filled = collected.fill(|page, order| pagemap.folio(page as u32, order).ok());
@@ -245,14 +243,12 @@ mod cases {
             mapped.copies().map(|(copy, _)| copy.pages).sum::<usize>()
         });
         drop(mapped);
-        assert_eq!((waits, copies), (0, 4));
-        // Three were waited for, of which one was for entries that were gone already.
-        assert_eq!(flushes(&bench), (3, 1, 3));
-        withdraw(&mirror, mine, |_| Ok(()))?;
-        assert_eq!(flushes(&bench), (3, 1, 3));
+        assert_eq!((copies, bench.f.held()), (4, 0xc0));
+        assert_eq!(flushes.lock()[..], [other, mine, mine]);
+        bench.f.space.revoke(mine, |_| Ok(()))?;
+        assert_eq!(bench.f.waits(), 3);
 
-        drop((interval, session, mirror, pagemap));
-        bench.f.set.barrier();
+        drop((node, session, pagemap));
         assert!(bench.check(bench.range, 1)?);
         assert!(bench.end()?);
         Ok(())
@@ -265,8 +261,7 @@ mod cases {
         let other = LivePagemap::new(HUGE_PAGES as u32, c"kunit", Ram::new(HUGE_PAGES as u32)?)?;
         let pagemap = bench.pagemap();
         let mut session = bench.f.session()?;
-        let mirror = bench.f.mirror();
-        let collected = session.migrate(&mirror, &pagemap, bench.range, false, &mut bench.buf)?;
+        let collected = session.migrate(bench.range, false, &mut bench.buf)?;
         let filled = collected.ok_or(ENOENT)?.fill(|page, _| match page {
             0 => pagemap.folio(0, Order::Huge).ok(),
             1 => other.folio(0, Order::Page).ok(),
@@ -285,20 +280,19 @@ mod cases {
     #[test]
     fn errors() -> Result {
         let mut bench = Bench::small(16, true)?;
-        let (pagemap, range) = (bench.pagemap(), bench.range);
+        let range = bench.range;
         let shared = map_shmem(PAGES, PROT_RW)?;
         write_all(shared)?;
         let mut session = bench.f.session()?;
-        let mirror = bench.f.mirror();
-        let across = PageRange::from_len(nth(range, 1)?.start(), SZ_2M)?;
+        let across = PageRange::from_len(nth(range, 1)?.start(), LEAF_SIZE)?;
         let nothing = PageRange::from_len(VirtAddr::new(0x10000), PAGE_SIZE)?;
         for (range, error) in [(across, EINVAL), (shared, EINVAL), (nothing, ENOENT)] {
-            let result = session.migrate(&mirror, &pagemap, range, false, &mut bench.buf);
+            let result = session.migrate(range, false, &mut bench.buf);
             assert!(result.is_err_and(|given| given == error));
         }
         // The end of the mapping is the end of the migration.
         munmap(nth(range, 10)?)?;
-        let collected = session.migrate(&mirror, &pagemap, range, false, &mut bench.buf)?;
+        let collected = session.migrate(range, false, &mut bench.buf)?;
         assert_eq!(collected.ok_or(ENOENT)?.range().pages(), 10);
         Ok(())
     }

@@ -48,11 +48,7 @@ use crate::{
             quantum,
             Turn, //
         },
-        leaf::Slot,
-        node::{
-            leaf_index,
-            Mirrored, //
-        },
+        mirror::Mirrored,
         residency::GROUP,
         space::Space, //
     },
@@ -67,7 +63,8 @@ use kernel::{
             Exclusive,
             ExclusiveError, //
         },
-        mmu_interval::{
+        space::{
+            leaf_index,
             IntervalRef,
             MmSession, //
         },
@@ -130,8 +127,8 @@ impl<M: Mmu> Scratch<M> {
         for page in pages(&faults) {
             let number = page_number(page.addr());
             let turn = {
-                let mut guard = space.pt.lock();
-                let handovers = &mut guard.book_mut().handovers;
+                let mut guard = space.mirror.lock();
+                let handovers = &mut guard.state_mut().handovers;
                 handovers.turn(number, Instant::now(), quantum)
             };
             let later = match turn {
@@ -186,8 +183,8 @@ impl<M: Mmu> Scratch<M> {
             if let Err(Missed::Failed(_)) = result {
                 // It was there a moment ago. What became of it is found out like for any fault.
                 let number = page_number(page.addr());
-                let mut guard = space.pt.lock();
-                guard.book_mut().handovers.forget(number..number + 1);
+                let mut guard = space.mirror.lock();
+                guard.state_mut().handovers.forget(number..number + 1);
             }
             if let Err(Missed::Failed(_) | Missed::Collided) = result {
                 at_once = true;
@@ -225,13 +222,15 @@ impl<M: Mmu> Scratch<M> {
         range: PageRange,
         keep: Option<Delta>,
     ) -> Result<(), Missed> {
-        let node = space.node(session, range.start())?;
         for _ in 0..ATTEMPTS {
+            let node = session.node(range.start())?;
             match self.attempt(space, session, &node, range, keep) {
                 Err(Missed::Collided) => space.counters.exclusive_collisions.add(1),
                 result => return result,
             }
         }
+        let node = session.node(range.start())?;
+        // Its end revokes nothing: the node watches the page, too.
         let own = session.insert_within(&node, range)?;
         space.counters.temporary_intervals.add(1);
         let mut result = Err(Missed::Collided);
@@ -242,12 +241,7 @@ impl<M: Mmu> Scratch<M> {
             }
             space.counters.exclusive_collisions.add(1);
         }
-        // The node watches the page, too, and saw all that happened since.
-        let mut guard = space.pt.lock();
-        if let Ok(dead) = own.kill(&mut guard) {
-            drop(guard);
-            dead.remove();
-        }
+        own.remove(session);
         result
     }
 
@@ -303,41 +297,17 @@ impl<M: Mmu> Scratch<M> {
         range: PageRange,
     ) -> Result<(), Missed> {
         let index = leaf_index(range.start());
-        let page = page_in_leaf(range.start());
-        let mut guard = space.pt.lock();
-        let mut commit = exclusive.commit(&mut guard)?;
-        let (tree, book, found) = commit.split();
-        if book.dead {
-            return Err(Missed::Gone);
-        }
-        if !book.bindings.is_free(range) {
+        let mut commit = exclusive.commit()?;
+        if !commit.state().bindings.is_free(range) {
             return Err(Missed::Failed(Reason::NoMapping));
         }
-        if tree.leaves.get(&index).is_none() {
-            let spare = self.spare.take().ok_or(Missed::Collided)?;
-            tree.leaves.insert(spare.into_leaf(index));
+        commit.map(&mut self.supplies)?;
+        if let (Some(mut leaf), _) = commit.leaf(index) {
+            if leaf.data_mut().grab(page_in_leaf(range.start())) {
+                self.alone = Some(page_number(range.start()) / GROUP);
+            }
         }
-        let leaf = tree.leaves.get_mut(&index).ok_or(Missed::Collided)?;
-        let dma = leaf.dma.as_mut().ok_or(Missed::Gone)?;
-        let mapped = space.mmu.with_dma_device(|dev| dma.map(dev, page, found));
-        let addr = match mapped.ok_or(Missed::Gone)? {
-            // An older translation of another page is being flushed.
-            Err(err) if err == EAGAIN || err == EBUSY => return Err(Missed::Collided),
-            addr => addr?,
-        };
-        let slot = Slot::exclusive(addr);
-        leaf.shadow.hold(page, slot.target());
-        if leaf.residency.grab(page) {
-            self.alone = Some(page_number(range.start()) / GROUP);
-        }
-        let result = leaf.shadow.commit_page(
-            &mut tree.tables,
-            (page, slot),
-            &mut self.reserve,
-            space.flush(index),
-        );
-        drop(guard);
-        result?;
+        drop(commit);
         space.counters.ptes_4k.add(1);
         Ok(())
     }
@@ -345,9 +315,7 @@ impl<M: Mmu> Scratch<M> {
 
 /// Whether the device still has the page exclusively.
 fn is_exclusive<M: Mmu>(space: &Space<M>, range: PageRange) -> bool {
-    let guard = space.pt.lock();
-    let leaf = guard.pt().leaves.get(&leaf_index(range.start()));
-    leaf.is_some_and(|leaf| leaf.shadow.slot(page_in_leaf(range.start())).is_exclusive())
+    space.mirror.lock().slot(range.start()).is_exclusive()
 }
 
 /// Sleeps until then, or until the device has lost the page.

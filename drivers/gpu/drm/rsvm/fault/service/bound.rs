@@ -20,12 +20,9 @@ use crate::{
         device::{
             Access,
             Mmu,
-            Prot,
             LEAF_PAGES,
             LEAF_SIZE, //
         },
-        leaf::Slot,
-        node::addresses_of, //
     },
 };
 use kernel::{
@@ -44,7 +41,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
     pub(super) fn serve_bound(&mut self) -> Result<(), Missed> {
         let mut rest = self.addresses(0..LEAF_PAGES);
         while let Some(range) = rest {
-            let Some(bound) = self.space.pt.lock().book().bindings.first(range) else {
+            let Some(bound) = self.space.mirror.lock().state().bindings.first(range) else {
                 break;
             };
             let Some(piece) = bound.range.intersect(range) else {
@@ -76,7 +73,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             return Ok(());
         }
         // Commits are for ranges that somebody watches: what is entered goes with the node.
-        self.space.node(self.session, piece.start())?;
+        self.session.node(piece.start())?;
         self.scratch.prepare(self.space, self.index)?;
         let space = self.space.clone();
         let cancelled = || space.is_detached() || space.mmu.is_gone();
@@ -106,53 +103,31 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             ..
         } = self;
         let index = *index;
-        scratch.window.fill(Slot::default());
 
-        let mut guard = space.pt.lock();
-        let (tree, book) = guard.device_memory();
+        let mut guard = space.mirror.lock();
         let same = |now: Bound<BufferOf<M>>| {
             now.buffer == bound.buffer
                 && now.write == bound.write
                 && now.range.covers(piece)
                 && now.offset_of(piece.start()) == bound.offset_of(piece.start())
         };
-        if book.dead {
-            return Err(Missed::Gone);
-        }
-        if !book.bindings.first(piece).is_some_and(same) || !book.is_watched(piece.start()) {
+        if !guard.state().bindings.first(piece).is_some_and(same) {
             return Err(Missed::Collided);
         }
-        if tree.leaves.get(&index).is_none() {
-            let spare = scratch.spare.take().ok_or(Missed::Collided)?;
-            tree.leaves.insert(spare.into_leaf(index));
-        }
-        let leaf = tree.leaves.get_mut(&index).ok_or(Missed::Collided)?;
-
-        let prot = Prot {
-            write: bound.write,
-            atomic: bound.write,
-        };
-        for i in 0..piece.pages() {
+        let mapped = guard.map_object(piece, bound.write, &mut scratch.supplies, |i| {
             let addr = VirtAddr::new(piece.start().as_usize() + i * PAGE_SIZE);
-            let target = places(bound.offset_of(addr)).ok_or(Missed::Collided)?;
-            let page = page_in_leaf(addr);
-            leaf.shadow.hold(page, target);
-            scratch.window[page] = Slot::live(target, prot);
-        }
-        let (done, result) = leaf.shadow.commit(
-            &mut tree.tables,
-            &mut scratch.window,
-            &mut scratch.reserve,
-            space.flush(index),
-        );
-        let settled = settle(&mut scratch.wanted, |page| leaf.shadow.slot(page));
+            places(bound.offset_of(addr))
+        })?;
+        let (leaf, _) = guard.leaf(index);
+        let settled = settle(&mut scratch.wanted, |page| {
+            leaf.as_ref()?.slot(page).rights()
+        });
         drop(guard);
-        drop(done.surplus);
 
         let counters = &space.counters;
-        counters.count_ptes(done.ptes);
+        counters.count_ptes(mapped.ptes);
         counters.pages_served.add(settled.count);
-        if let Some(range) = done.mapped.and_then(|pages| addresses_of(index, pages)) {
+        if let Some(range) = mapped.pages {
             scratch.announce(range);
         }
         if let Some(pages) = settled.pages {
@@ -164,6 +139,14 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             };
             space.sink.served(addr as u64, piece.len(), access);
         }
-        Ok(result?)
+        let first = page_in_leaf(piece.start());
+        if scratch.wanted[first..first + piece.pages()]
+            .iter()
+            .any(Option::is_some)
+        {
+            // The process's page is still leaving.
+            return Err(Missed::Collided);
+        }
+        Ok(())
     }
 }

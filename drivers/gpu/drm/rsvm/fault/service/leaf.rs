@@ -31,14 +31,10 @@ use crate::{
         device::{
             Access,
             Mmu,
-            Target,
             LEAF_PAGES,
             LEAF_SIZE, //
         },
-        node::{
-            addresses_of,
-            Mirrored, //
-        },
+        mirror::Mirrored,
         policy::{
             AtomicMode,
             Attributes, //
@@ -55,7 +51,8 @@ use kernel::{
             FaultError,
             Reject, //
         },
-        mmu_interval::{
+        space::{
+            addresses_of,
             IntervalRef,
             MmSession, //
         },
@@ -113,8 +110,8 @@ impl From<FaultError> for Missed {
 impl From<Reject> for Missed {
     fn from(reject: Reject) -> Self {
         match reject {
-            Reject::Collided => Self::Collided,
-            Reject::Dead | Reject::WrongSpace => Self::Gone,
+            Reject::Collided | Reject::Dead => Self::Collided,
+            Reject::Closed => Self::Gone,
         }
     }
 }
@@ -122,6 +119,7 @@ impl From<Reject> for Missed {
 impl From<Error> for Missed {
     fn from(error: Error) -> Self {
         match error {
+            EAGAIN => Self::Collided,
             ENODEV | ESHUTDOWN => Self::Gone,
             EINVAL => Self::Failed(Reason::BadAddress),
             _ => Self::Failed(Reason::NoMemory),
@@ -183,11 +181,11 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
 
     /// Settles the pages that are mapped already, by an earlier turn or as a neighbour.
     fn skip_mapped(&mut self) {
-        let guard = self.space.pt.lock();
-        let Some(leaf) = guard.pt().leaves.get(&self.index) else {
+        let mut guard = self.space.mirror.lock();
+        let (Some(leaf), _) = guard.leaf(self.index) else {
             return;
         };
-        let settled = settle(&mut self.scratch.wanted, |page| leaf.shadow.slot(page));
+        let settled = settle(&mut self.scratch.wanted, |page| leaf.slot(page).rights());
         drop(guard);
         self.space.counters.already_mapped.add(settled.count);
         // The device may remember that there was nothing.
@@ -203,10 +201,10 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
     /// Tries until each page is settled, or has used up its attempts.
     fn attempts(&mut self) -> Result<(), Missed> {
         let first = self.faults[0].addr;
-        let node = self.space.node(self.session, first)?;
         let leaf = PageRange::block(first, Alignment::new::<LEAF_SIZE>())?;
         let window = PageRange::new(leaf.start(), leaf.end().min(self.session.limit()))?;
         for _ in 0..ATTEMPTS {
+            let node = self.session.node(first)?;
             match self.serve_bound() {
                 Err(Missed::Collided) => continue,
                 served => served?,
@@ -241,6 +239,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             }
             self.space.counters.collisions.add(1);
         }
+        let node = self.session.node(first)?;
         for page in 0..LEAF_PAGES {
             if self.scratch.wanted[page].is_some() {
                 self.through_own_interval(&node, page, &PAGE_ATTEMPTS)?;
@@ -350,15 +349,12 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let Some(range) = self.addresses(page..page + 1) else {
             return Ok(());
         };
+        // Its end revokes nothing: the node watches the page, too.
         let interval = self.session.insert_within(node, range)?;
         self.space.counters.temporary_intervals.add(1);
-        let result = self.attempts_on_page(&interval.handle(), range, page, looks);
-        // The node watches the page, too, and saw all that happened since.
-        let mut guard = self.space.pt.lock();
-        if let Ok(dead) = interval.kill(&mut guard) {
-            drop(guard);
-            dead.remove();
-        }
+        let own = interval.handle();
+        let result = self.attempts_on_page(&own, range, page, looks);
+        interval.remove(self.session);
         result
     }
 
@@ -394,16 +390,12 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
     fn leave_atomics(&mut self) {
         let mut left = PageSet::default();
         {
-            let guard = self.space.pt.lock();
-            let Some(leaf) = guard.pt().leaves.get(&self.index) else {
+            let mut guard = self.space.mirror.lock();
+            let (Some(leaf), _) = guard.leaf(self.index) else {
                 return;
             };
             for (page, wanted) in self.scratch.wanted.iter().enumerate() {
-                let slot = leaf.shadow.slot(page);
-                if *wanted == Some(Access::Atomic)
-                    && slot.is_live()
-                    && matches!(slot.target(), Target::System(_))
-                {
+                if *wanted == Some(Access::Atomic) && leaf.slot(page).is_system() {
                     left.insert(page);
                 }
             }
@@ -415,8 +407,8 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
     fn leave_known_atomics(&mut self) {
         let mut left = PageSet::default();
         {
-            let mut guard = self.space.pt.lock();
-            let handovers = &mut guard.book_mut().handovers;
+            let mut guard = self.space.mirror.lock();
+            let handovers = &mut guard.state_mut().handovers;
             let now = Instant::now();
             for (page, wanted) in self.scratch.wanted.iter().enumerate() {
                 let number = self.index * LEAF_PAGES + page;

@@ -8,7 +8,6 @@
 //! next fault they are mapped with mmap_lock held until their own replay is acknowledged. See
 //! [`Look::Locked`](super::leaf::Look).
 
-use super::leaf::page_in_leaf;
 use crate::{
     fault::batch::{
         pages,
@@ -16,7 +15,6 @@ use crate::{
     },
     svm::{
         device::Mmu,
-        node::leaf_index,
         space::Space, //
     }, //
 };
@@ -51,14 +49,9 @@ impl Lost {
     /// Remembers which pages of `faults`, all of one leaf, are not mapped now that the device was
     /// told of those that were.
     pub(super) fn note<M: Mmu>(&mut self, space: &Space<M>, faults: &[Fault]) {
-        let Some(first) = faults.first() else {
-            return;
-        };
-        let guard = space.pt.lock();
-        let leaf = guard.pt().leaves.get(&leaf_index(first.addr));
+        let guard = space.mirror.lock();
         for page in pages(faults) {
-            let slot = leaf.map(|leaf| leaf.shadow.slot(page_in_leaf(page.addr())));
-            if !slot.is_some_and(|slot| slot.is_live()) {
+            if !guard.slot(page.addr()).is_live() {
                 self.add(page.addr());
             }
         }

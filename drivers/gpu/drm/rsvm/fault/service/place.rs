@@ -21,10 +21,7 @@ use crate::{
             LEAF_PAGES,
             LEAF_SIZE, //
         },
-        node::{
-            addresses_of,
-            Mirrored, //
-        },
+        mirror::Mirrored,
         policy::{
             Location,
             View, //
@@ -42,7 +39,10 @@ use kernel::{
             PageRange,
             VirtAddr, //
         },
-        mmu_interval::IntervalRef, //
+        space::{
+            addresses_of,
+            IntervalRef, //
+        },
     },
     page::PAGE_SIZE,
     prelude::*,
@@ -134,45 +134,44 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let mut base = None;
         let mut news: [Option<core::ops::Range<usize>>; 4] = [const { None }; 4];
 
-        let mut guard = space.pt.lock();
-        let mut commit = snapshot.commit(&mut guard)?;
-        let (tree, book, present) = commit.split();
-        if book.dead {
-            return Err(Missed::Gone);
-        }
-        let any_bound = !book.bindings.is_free(window);
+        let mut commit = snapshot.commit()?;
+        let bindings = &commit.state().bindings;
+        let any_bound = !bindings.is_free(window);
         for page in 0..window.pages() {
             let range = addresses_of(index, page..page + 1);
-            if any_bound && range.is_some_and(|range| !book.bindings.is_free(range)) {
+            if any_bound && range.is_some_and(|range| !bindings.is_free(range)) {
                 seen.bound.insert(page);
                 seen.is_huge = false;
             }
-            if present.device(page).is_some() {
-                seen.device.insert(page);
-                seen.is_huge = false;
-            } else if let Some(found) = present.get(page) {
-                seen.system.insert(page);
-                let pfn = found.pfn().as_usize();
-                let base = *base.get_or_insert(pfn);
-                seen.is_huge &= base % LEAF_PAGES == 0 && pfn == base + page;
-            } else {
-                seen.is_huge = false;
+            match commit.page(page) {
+                Some(found) if found.private.is_none() => {
+                    seen.system.insert(page);
+                    let pfn = found.pfn.as_usize();
+                    let base = *base.get_or_insert(pfn);
+                    seen.is_huge &= base % LEAF_PAGES == 0 && pfn == base + page;
+                }
+                found => {
+                    if found.is_some() {
+                        seen.device.insert(page);
+                    }
+                    seen.is_huge = false;
+                }
             }
         }
-        if let Some(leaf) = tree.leaves.get_mut(&index) {
+        if let (Some(mut leaf), _) = commit.leaf(index) {
             for page in 0..window.pages() {
-                if leaf.shadow.slot(page).is_exclusive() {
+                if leaf.slot(page).is_exclusive() {
                     seen.exclusive.insert(page);
                     seen.system.insert(page);
                 }
             }
-            seen.remote = leaf.residency.remote(Millis::now(), minimum);
-            seen.alone = leaf.residency.alone();
+            seen.remote = leaf.data().remote(Millis::now(), minimum);
+            seen.alone = leaf.data().alone();
             for run in &mut news {
-                *run = leaf.residency.take_news();
+                *run = leaf.data_mut().take_news();
             }
         }
-        drop(guard);
+        drop(commit);
         for run in news.into_iter().flatten() {
             space.counters.pages_thrashed.add(run.len());
             let addr = index * LEAF_SIZE + run.start * PAGE_SIZE;
@@ -186,12 +185,12 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
     fn release_exclusive(&mut self, pages: &PageSet) {
         let (space, index) = (self.space, self.index);
         let exclusive = {
-            let mut guard = space.pt.lock();
-            let (tree, book) = guard.split();
+            let mut guard = space.mirror.lock();
+            let (leaf, book) = guard.leaf(index);
             book.migrating = addresses_of(index, 0..LEAF_PAGES);
             let mut exclusive = PageSet::default();
-            if let Some(leaf) = tree.leaves.get(&index) {
-                let is_exclusive = |page: &usize| leaf.shadow.slot(*page).is_exclusive();
+            if let Some(leaf) = leaf {
+                let is_exclusive = |page: &usize| leaf.slot(*page).is_exclusive();
                 let found = pages.iter().filter(is_exclusive);
                 found.for_each(|page| exclusive.insert(page));
             }
@@ -199,7 +198,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         };
         for page in exclusive.iter() {
             if let (Ok(node), Some(range)) = (
-                space.node(self.session, VirtAddr::new(index * LEAF_SIZE)),
+                self.session.node(VirtAddr::new(index * LEAF_SIZE)),
                 addresses_of(index, page..page + 1),
             ) {
                 let pfns = &mut self.scratch.pfns;
@@ -207,7 +206,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
                 let _ = self.session.fault_in(&node, range, false, patience(), pfns);
             }
         }
-        space.pt.lock().book_mut().migrating = None;
+        space.mirror.lock().state_mut().migrating = None;
     }
 
     /// Moves `pages` to device memory, as many as can be, and waits so long for room. Tells whether
@@ -229,7 +228,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             return false;
         };
         watch.lap(&space.counters.migrate_alloc_ns);
-        space.pt.lock().book_mut().migrating = self.addresses(0..LEAF_PAGES);
+        space.mirror.lock().state_mut().migrating = self.addresses(0..LEAF_PAGES);
         let Moved {
             pages,
             zeroed,
@@ -242,7 +241,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             &mut stock,
             &mut self.scratch.migration,
         );
-        space.pt.lock().book_mut().migrating = None;
+        space.mirror.lock().state_mut().migrating = None;
         drop(stock);
 
         let counters = &space.counters;

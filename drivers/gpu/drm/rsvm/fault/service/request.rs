@@ -21,11 +21,7 @@ use crate::{
             LEAF_PAGES,
             LEAF_SIZE, //
         },
-        node::{
-            addresses_of,
-            vram_page,
-            Mirrored, //
-        },
+        mirror::Mirrored,
         policy::{
             AtomicMode,
             Attributes,
@@ -50,9 +46,9 @@ use kernel::{
             PageRange,
             VirtAddr, //
         },
-        mmu_interval::{
+        space::{
+            addresses_of,
             IntervalRef,
-            IntervalSet,
             MmSession, //
         },
     },
@@ -83,7 +79,7 @@ const WAIT: Delta = Delta::from_secs(5);
 impl<M: Mmu> Scratch<M> {
     /// Goes on with a request, which is put back unless that was all of it.
     pub(crate) fn carry_out(&mut self, space: &Arc<Space<M>>, mut request: Request) {
-        let mut session = IntervalSet::enter(&space.intervals);
+        let mut session = space.mirror.enter();
         for _ in 0..LEAVES {
             let Some((index, pages)) = request.next() else {
                 break;
@@ -113,7 +109,7 @@ impl<M: Mmu> Scratch<M> {
         if !self.mapped.is_empty() {
             self.complete(space);
         }
-        if space.intervals.mm().is_current() && current!().signal_pending() {
+        if space.mirror.mm().is_current() && current!().signal_pending() {
             // A thread that is killed does not wait for mmap_lock. The worker does, for those who
             // wait for this.
             request.restart();
@@ -173,7 +169,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             return Ok(None);
         }
         let leaf = PageRange::block(start, Alignment::new::<LEAF_SIZE>())?;
-        let node = self.space.node(self.session, start)?;
+        let node = self.session.node(start)?;
         let window = PageRange::new(leaf.start(), leaf.end().min(limit))?;
         Ok(Some((node, window)))
     }
@@ -213,7 +209,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             return Ok(());
         };
         let space = self.space;
-        let Some(memory) = space.mmu.memory() else {
+        let Some((_, vram)) = space.mmu.memory() else {
             return Ok(());
         };
         let wanted = PageSet::range(pages.clone());
@@ -229,7 +225,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             if away.is_empty() {
                 return Ok(());
             }
-            space.pt.lock().book_mut().migrating = self.addresses(0..LEAF_PAGES);
+            space.mirror.lock().state_mut().migrating = self.addresses(0..LEAF_PAGES);
             let (mut moved, mut from) = (0, 0);
             while let Some(run) = away.next_run(from) {
                 from = run.end;
@@ -240,11 +236,11 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
                 from = page_in_leaf(range.start()) + range.pages();
                 let whole = away == PageSet::FULL;
                 let (session, buf) = (&mut *self.session, &mut self.scratch.migration);
-                let result = migrate::to_system(space, session, memory, range, whole, buf);
+                let result = migrate::to_system(space, session, vram, range, whole, buf);
                 // What cannot be had stays.
                 moved += result.unwrap_or(0);
             }
-            space.pt.lock().book_mut().migrating = None;
+            space.mirror.lock().state_mut().migrating = None;
             space.counters.pages_recalled.add(moved);
             let addr = self.index * LEAF_SIZE + pages.start * PAGE_SIZE;
             if moved != 0 {
@@ -264,11 +260,11 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let Some(addresses) = self.addresses(pages.clone()) else {
             return false;
         };
-        let guard = self.space.pt.lock();
-        let leaf = guard.pt().leaves.get(&self.index);
+        let mut guard = self.space.mirror.lock();
+        let (leaf, book) = guard.leaf(self.index);
         leaf.is_some_and(|leaf| {
-            let is_there = |page: usize| vram_page(leaf.shadow.slot(page)).is_some();
-            guard.book().bindings.is_free(addresses) && pages.clone().all(is_there)
+            let is_there = |page: usize| leaf.slot(page).private_page().is_some();
+            book.bindings.is_free(addresses) && pages.clone().all(is_there)
         })
     }
 
@@ -286,13 +282,13 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         }
         let refused = self.refused(&pages);
         let mut report = look.report.lock();
-        let guard = self.space.pt.lock();
-        let leaf = guard.pt().leaves.get(&self.index);
+        let mut guard = self.space.mirror.lock();
+        let (leaf, _) = guard.leaf(self.index);
         for page in pages {
             let is = |set: fn(&Seen) -> &PageSet| {
                 seen.as_ref().is_some_and(|seen| set(seen).contains(page))
             };
-            let slot = leaf.map(|leaf| leaf.shadow.slot(page));
+            let slot = leaf.as_ref().map(|leaf| leaf.slot(page));
             report.add(
                 is(|seen| &seen.system),
                 is(|seen| &seen.device),
@@ -322,9 +318,9 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             rest = PageRange::new(found.end(), range.end()).ok();
         }
         let seen = refused;
-        let guard = self.space.pt.lock();
+        let guard = self.space.mirror.lock();
         for page in seen.iter() {
-            let bound = |range| !guard.book().bindings.is_free(range);
+            let bound = |range| !guard.state().bindings.is_free(range);
             if addresses_of(self.index, page..page + 1).is_some_and(bound) {
                 refused.remove(page);
             }

@@ -13,44 +13,34 @@ use super::{
     Missed,
     Scratch, //
 };
-use crate::svm::{
-    bound::Bindings,
-    device::{
-        Flushed,
-        Mmu,
-        PageSize,
-        Prot,
-        Target,
-        LEAF_PAGES,
-        LEAF_SIZE, //
+use crate::{
+    svm::{
+        bound::Bindings,
+        device::{
+            Mmu,
+            PageSize,
+            LEAF_PAGES,
+            LEAF_SIZE, //
+        },
+        inject::INJECT,
+        mirror::Mirrored,
+        policy::{
+            AtomicMode,
+            Attributes, //
+        },
+        residency::Millis,
+        space::Space, //
     },
-    inject::INJECT,
-    leaf::Slot,
-    node::{
-        addresses_of,
-        vram_page,
-        Mirrored,
-        SpareLeaf, //
-    },
-    policy::{
-        AtomicMode,
-        Attributes, //
-    },
-    residency::Millis,
-    space::Space, //
+    vram::PageSet, //
 };
 use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
     mm::{
         addr::PageRange,
-        hmm::{
-            DmaMap,
-            Pages, //
+        hmm::Commit,
+        space::{
+            addresses_of,
+            IntervalRef, //
         },
-        mmu_interval::IntervalRef, //
     },
     page::PAGE_SIZE,
     prelude::*,
@@ -60,16 +50,21 @@ use kernel::{
 impl<M: Mmu> Scratch<M> {
     /// Sets aside all that a commit in the leaf `index` can need.
     pub(in crate::fault::service) fn prepare(&mut self, space: &Space<M>, index: usize) -> Result {
-        space.mmu.refill(&mut self.reserve)?;
-        if self.spare.is_none() {
-            let known = space.pt.lock().pt().leaves.get(&index).is_some();
-            if !known {
-                let spare = space.mmu.with_dma_device(SpareLeaf::new).ok_or(ENODEV)??;
-                self.spare = Some(spare);
-            }
-        }
-        Ok(())
+        space.mmu.refill(&mut self.supplies.reserve)?;
+        space.mirror.prepare(&mut self.supplies, index)
     }
+}
+
+/// Pages of a leaf that a commit maps.
+#[derive(Default)]
+struct Chosen {
+    pages: PageSet,
+    /// Those in device memory.
+    in_vram: PageSet,
+    /// Those of these that the device had not mapped.
+    arrived: PageSet,
+    /// One of them, as a page of device memory.
+    last: Option<u32>,
 }
 
 impl<M: Mmu> LeafTurn<'_, '_, M> {
@@ -91,16 +86,14 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let index = *index;
         let Scratch {
             pfns,
-            window: slots,
+            supplies,
             wanted,
-            reserve,
-            spare,
             moved_in,
             lost,
             ..
         } = &mut **scratch;
         // Changes are counted under the lock, after they were made.
-        let changes = space.pt.lock().book().atomic_changes;
+        let changes = space.mirror.lock().state().atomic_changes;
         let device_scope = |attributes: &Attributes| attributes.atomic == AtomicMode::Device;
         let free = space
             .policy
@@ -121,83 +114,40 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             return Err(Missed::Collided);
         }
 
-        let mut guard = space.pt.lock();
-        let mut commit = snapshot.commit(&mut guard)?;
-        let (tree, book, present) = commit.split();
-        if book.dead {
-            return Err(Missed::Gone);
-        }
-        if book.atomic_changes != changes {
+        let mut commit = snapshot.commit()?;
+        if commit.state().atomic_changes != changes {
             return Err(Missed::Collided);
         }
-        if tree.leaves.get(&index).is_none() {
-            let spare = spare.take().ok_or(Missed::Collided)?;
-            tree.leaves.insert(spare.into_leaf(index));
-        }
-        let leaf = tree.leaves.get_mut(&index).ok_or(Missed::Collided)?;
-
-        slots.fill(Slot::default());
         let first = page_in_leaf(window.start());
-        let any_bound = !book.bindings.is_free(window);
         let now = Millis::now();
-        let mut in_vram = None;
         // Neighbours of what moved to device memory may move there, too, when they are wanted.
-        let stays = moved_in.then(|| {
-            let minimum = space
-                .mmu
-                .memory()
-                .map(|(_, vram)| vram.residency_ms.load(Relaxed));
-            leaf.residency.remote(now, minimum.unwrap_or_default())
+        let stays = moved_in.then(|| remote(space, &mut commit, index, now));
+        let chosen = choose(&commit, index, |page, in_vram| {
+            let unwanted = wanted[page].is_none() && !in_vram;
+            !(unwanted && stays.is_some_and(|stays| !stays.contains(page)))
         });
-        let entered = space.mmu.with_dma_device(|dev| {
-            for i in 0..window.pages() {
-                let Some(dma) = leaf.dma.as_mut() else {
-                    continue;
-                };
-                let bound = |range| !book.bindings.is_free(range);
-                if any_bound && addresses_of(index, first + i..first + i + 1).is_some_and(bound) {
-                    continue;
+        let mapped = commit.map(supplies, |i| {
+            let page = first + i;
+            // Nobody but the device gets there without a fault, or nobody else matters.
+            let atomic = chosen.in_vram.contains(page) || free.contains(page);
+            chosen.pages.contains(page).then_some(atomic)
+        })?;
+        if let (Some(mut leaf), _) = commit.leaf(index) {
+            for page in chosen.arrived.iter() {
+                if leaf.slot(page).is_live() {
+                    leaf.data_mut().arrive(page, now);
                 }
-                let unwanted = wanted[first + i].is_none() && present.device(i).is_none();
-                if unwanted && stays.is_some_and(|stays| !stays.contains(first + i)) {
-                    continue;
-                }
-                // A page without a bus address is as good as absent.
-                let Some((target, write)) = enter(dma, dev, first + i, &present, i) else {
-                    continue;
-                };
-                let prot = Prot {
-                    write,
-                    // Nobody but the device gets there without a fault, or nobody else matters.
-                    atomic: write
-                        && (matches!(target, Target::Vram(_)) || free.contains(first + i)),
-                };
-                if matches!(target, Target::Vram(_)) {
-                    if !leaf.shadow.slot(first + i).is_live() {
-                        leaf.residency.arrive(first + i, now);
-                    }
-                    in_vram = vram_page(Slot::live(target, prot));
-                }
-                leaf.shadow.hold(first + i, target);
-                slots[first + i] = Slot::live(target, prot);
             }
-        });
-        if entered.is_none() {
-            return Err(Missed::Gone);
-        }
-
-        let (done, result) =
-            leaf.shadow
-                .commit(&mut tree.tables, slots, reserve, space.flush(index));
-        if leaf.shadow.slot(0).size() == PageSize::Size2M {
-            if let Some(first) = vram_page(leaf.shadow.slot(0)) {
-                leaf.residency.arrive_huge(first);
+            let whole = leaf.slot(0);
+            if let (PageSize::Size2M, Some(first)) = (whole.size(), whole.private_page()) {
+                leaf.data_mut().arrive_huge(first);
             }
         }
         let strongest = wanted.iter().flatten().copied().max();
-        let settled = settle(wanted, |page| leaf.shadow.slot(page));
-        let usable = leaf.shadow.slot(first).is_live();
-        drop(guard);
+        let (leaf, _) = commit.leaf(index);
+        let settled = settle(wanted, |page| leaf.as_ref()?.slot(page).rights());
+        let usable = leaf.is_some_and(|leaf| leaf.slot(first).is_live());
+        drop(commit);
         // What was not mapped is not to be tried again. With a page that some can use, though not
         // for what all want, these get on.
         let served = held.filter(|_| usable);
@@ -208,51 +158,74 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             lost.forget(window.start());
             drop(held);
         }
-        drop(done.surplus);
-        if let (Some(page), Some((_, vram))) = (in_vram, space.mmu.memory()) {
+        if let (Some(page), Some((_, vram))) = (chosen.last, space.mmu.memory()) {
             vram.touch(page);
         }
 
-        let [small, big, huge] = done.ptes;
-        let mapped = small + big * PageSize::Size64K.pages() + huge * LEAF_PAGES;
+        let [small, big, huge] = mapped.ptes;
+        let count = small + big * PageSize::Size64K.pages() + huge * LEAF_PAGES;
         let counters = &space.counters;
-        counters.count_ptes(done.ptes);
+        counters.count_ptes(mapped.ptes);
         counters.pages_served.add(settled.count);
-        counters
-            .prefetched
-            .add(mapped.saturating_sub(settled.count));
-        if let Some(range) = done.mapped.and_then(|pages| addresses_of(index, pages)) {
+        counters.prefetched.add(count.saturating_sub(settled.count));
+        if let Some(range) = mapped.pages {
             scratch.announce(range);
         }
         if let (Some(pages), Some(access)) = (settled.pages, strongest) {
             let addr = index * LEAF_SIZE + pages.start * PAGE_SIZE;
-            space.sink.served(addr as u64, mapped * PAGE_SIZE, access);
+            space.sink.served(addr as u64, count * PAGE_SIZE, access);
         }
-        Ok(result?)
+        if mapped.is_partial {
+            return Err(Missed::Collided);
+        }
+        Ok(())
     }
 }
 
-/// Enters page `i` of a snapshot as page `page` of a leaf: where it is, and whether it may be
-/// written.
-fn enter(
-    dma: &mut DmaMap<Flushed>,
-    dev: &Device<Bound>,
-    page: usize,
-    present: &Pages<'_>,
-    i: usize,
-) -> Option<(Target, bool)> {
-    if let Some(found) = present.device(i) {
-        let (index, write) = match found.writable() {
-            Some(found) => (dma.record(page, found), true),
-            None => (dma.record(page, found), false),
+/// Pages of the leaf `index` that the device uses in system memory for a while.
+fn remote<M: Mmu>(
+    space: &Space<M>,
+    commit: &mut Commit<'_, '_, Mirrored<M>>,
+    index: usize,
+    now: Millis,
+) -> PageSet {
+    let vram = space.mmu.memory().map(|(_, vram)| vram);
+    let minimum = vram.map_or(0, |vram| vram.residency_ms.load(Relaxed));
+    let (leaf, _) = commit.leaf(index);
+    leaf.map_or(PageSet::default(), |leaf| leaf.data().remote(now, minimum))
+}
+
+/// The pages of the leaf `index` that are present, not bound to a buffer, and `allowed`, which is told
+/// whether they are in device memory.
+fn choose<M: Mmu>(
+    commit: &Commit<'_, '_, Mirrored<M>>,
+    index: usize,
+    allowed: impl Fn(usize, bool) -> bool,
+) -> Chosen {
+    let mut chosen = Chosen::default();
+    let window = commit.range();
+    let first = page_in_leaf(window.start());
+    let bindings = &commit.state().bindings;
+    let any_bound = !bindings.is_free(window);
+    for i in 0..window.pages() {
+        let page = first + i;
+        let Some(found) = commit.page(i) else {
+            continue;
         };
-        let offset = u64::from(index.ok()?) * PAGE_SIZE as u64;
-        return Some((Target::Vram(offset), write));
+        let Some(range) = addresses_of(index, page..page + 1) else {
+            continue;
+        };
+        if any_bound && !bindings.is_free(range) || !allowed(page, found.private.is_some()) {
+            continue;
+        }
+        chosen.pages.insert(page);
+        if found.private.is_some() {
+            chosen.last = found.private;
+            chosen.in_vram.insert(page);
+            if !commit.slot(range.start()).is_live() {
+                chosen.arrived.insert(page);
+            }
+        }
     }
-    let found = present.get(i)?;
-    let (addr, write) = match found.writable() {
-        Some(found) => (dma.map(dev, page, found), true),
-        None => (dma.map(dev, page, found), false),
-    };
-    Some((Target::System(addr.ok()?), write))
+    chosen
 }

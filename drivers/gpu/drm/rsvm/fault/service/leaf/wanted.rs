@@ -2,12 +2,10 @@
 
 //! Which pages of a leaf are wanted: for each, the most intrusive access that waits for it.
 
-use crate::svm::{
-    device::{
-        Access,
-        LEAF_SIZE, //
-    },
-    leaf::Slot, //
+use crate::svm::device::{
+    Access,
+    Prot,
+    LEAF_SIZE, //
 };
 use core::ops::Range;
 use kernel::{
@@ -43,18 +41,17 @@ pub(in crate::fault::service) struct Settled {
 /// Strikes out what is wanted and mapped with enough rights.
 pub(in crate::fault::service) fn settle(
     wanted: &mut [Option<Access>],
-    slot: impl Fn(usize) -> Slot,
+    rights: impl Fn(usize) -> Option<Prot>,
 ) -> Settled {
     let mut settled = Settled::default();
     for (page, wanted) in wanted.iter_mut().enumerate() {
-        let slot = slot(page);
-        let allowed = match wanted {
+        let allows = |prot: Prot| match wanted {
             None => false,
-            Some(Access::Read) => slot.is_live(),
-            Some(Access::Write) => slot.is_live() && slot.prot().write,
-            Some(Access::Atomic) => slot.is_live() && slot.prot().atomic,
+            Some(Access::Read) => true,
+            Some(Access::Write) => prot.write,
+            Some(Access::Atomic) => prot.atomic,
         };
-        if allowed {
+        if rights(page).is_some_and(allows) {
             *wanted = None;
             settled.count += 1;
             let start = settled.pages.map_or(page, |pages| pages.start);
@@ -68,10 +65,6 @@ pub(in crate::fault::service) fn settle(
 #[kunit_tests(rsvm_fault_leaf)]
 mod tests {
     use super::*;
-    use crate::svm::device::{
-        Prot,
-        Target, //
-    };
 
     const R: Option<Access> = Some(Access::Read);
     const W: Option<Access> = Some(Access::Write);
@@ -88,21 +81,14 @@ mod tests {
     #[test]
     fn only_enough_rights_settle() {
         let live = |write| {
-            let prot = Prot {
+            Some(Prot {
                 write,
                 atomic: false,
-            };
-            Slot::live(Target::System(0x1000), prot)
+            })
         };
-        let slots = [
-            live(false),
-            live(false),
-            live(true),
-            Slot::default(),
-            live(true),
-        ];
+        let rights = [live(false), live(false), live(true), None, live(true)];
         let mut wanted = [R, W, W, R, Some(Access::Atomic)];
-        let settled = settle(&mut wanted, |page| slots[page]);
+        let settled = settle(&mut wanted, |page| rights[page]);
         assert_eq!(settled.count, 2);
         assert_eq!(settled.pages, Some(0..3));
         assert_eq!(wanted, [None, W, None, R, Some(Access::Atomic)]);
