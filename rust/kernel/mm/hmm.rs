@@ -25,7 +25,7 @@
 //!
 //! If step 3 fails, start again at step 1. The sequence belongs to the interval, so if it keeps
 //! changing use an interval of one page; see [`MmSession::insert_within`]. If even that is not
-//! enough, [`MmSession::hold_mappings`] is.
+//! enough, [`MmSession::lock_mappings`] is.
 //!
 //! No lock of the driver may be held in steps 1 and 2, which take `mmap_lock` and may block as long
 //! as the memory's owner likes: it may be served by a user process.
@@ -98,7 +98,7 @@ use crate::{
 use core::ptr;
 
 mod exclusive;
-mod held;
+mod locked;
 #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
 mod tests;
 
@@ -108,7 +108,7 @@ pub use self::{
         ExclusiveCommit,
         ExclusiveError, //
     },
-    held::HeldMappings, //
+    locked::LockedMappings, //
 };
 
 const VALID: usize = bindings::hmm_pfn_flags_HMM_PFN_VALID;

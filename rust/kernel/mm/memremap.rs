@@ -130,7 +130,7 @@ pub struct Pagemap<D: DeviceMemory> {
     data: D,
 }
 
-// SAFETY: `raw` belongs to core, which locks what it changes.
+// SAFETY: `raw` belongs to core mm, which locks what it changes.
 unsafe impl<D: DeviceMemory> Send for Pagemap<D> {}
 // SAFETY: As above.
 unsafe impl<D: DeviceMemory> Sync for Pagemap<D> {}
@@ -254,9 +254,9 @@ impl<D: DeviceMemory> Pagemap<D> {
 
     /// # Safety
     ///
-    /// Called by core for a folio whose last reference was dropped.
+    /// Called by core mm for a folio whose last reference was dropped.
     unsafe extern "C" fn folio_free_callback(folio: *mut bindings::folio) {
-        // SAFETY: A folio begins with its first page; core counts its pages as in use till this
+        // SAFETY: A folio begins with its first page; core mm counts its pages as in use till this
         // returns.
         let (this, pfn, pages) = unsafe {
             (
@@ -265,14 +265,14 @@ impl<D: DeviceMemory> Pagemap<D> {
                 bindings::folio_nr_pages(folio),
             )
         };
-        // SAFETY: They were claimed when the folio was made. Core touches the folio no more; what
+        // SAFETY: They were claimed when the folio was made. Core mm touches the folio no more; what
         // it does afterwards, to drop the pages' references to `raw`, `memunmap_pages` waits for.
         unsafe { this.release(pfn - this.base, pages) };
     }
 
     /// # Safety
     ///
-    /// Called by core while `head` is split, for each folio that comes out of it and at the end
+    /// Called by core mm while `head` is split, for each folio that comes out of it and at the end
     /// with null.
     unsafe extern "C" fn folio_split_callback(
         head: *mut bindings::folio,
@@ -291,13 +291,13 @@ impl<D: DeviceMemory> Pagemap<D> {
 
     /// # Safety
     ///
-    /// Called by core for a fault on a page, which it has locked and referenced.
+    /// Called by core mm for a fault on a page, which it has locked and referenced.
     unsafe extern "C" fn migrate_to_ram_callback(
         vmf: *mut bindings::vm_fault,
     ) -> bindings::vm_fault_t {
-        // SAFETY: The page is in use: core has a reference.
+        // SAFETY: The page is in use: core mm has a reference.
         let this = unsafe { Self::of_page((*vmf).page) };
-        // SAFETY: Valid and as core promises until this returns.
+        // SAFETY: Valid and as core mm promises until this returns.
         let fault = unsafe { CpuFault::from_raw(vmf, this) };
         this.data.migrate_to_ram(fault).into_raw()
     }

@@ -30,7 +30,7 @@
 //! [`DevFolio`]s have to be claimed before it begins. A thread has one migration at a time; more
 //! threads make copies overlap.
 //!
-//! # Limits of core
+//! # Limits of core mm
 //!
 //! - Only anonymous memory goes to a device.
 //! - A migration lies within one aligned block of 2 MiB, and folios of device memory have that size
@@ -178,7 +178,7 @@ const UNMAPPED: DmaAddress = DmaAddress::MAX;
 
 /// Room for what a migration has to remember.
 pub struct MigrateBuf {
-    /// What core found, each a frame with flags, as in `struct migrate_vma`.
+    /// What core mm found, each a frame with flags, as in `struct migrate_vma`.
     src: KVVec<usize>,
     /// Where it goes.
     dst: KVVec<usize>,
@@ -234,11 +234,11 @@ enum Direction {
 ///
 /// # Invariants
 ///
-/// - The first `count` entries of `buf.src` are as core left them in the last call.
+/// - The first `count` entries of `buf.src` are as core mm left them in the last call.
 /// - A frame in `buf.dst` from `finalized` on is that of a locked folio, with a reference of ours. If
 ///   it is large it has `COMPOUND` and the following entries are zero.
 /// - If `vma` is not null, its `mmap_lock` is held, by `_mmap` or by the fault that is borrowed.
-/// - Core's finalize was called for the entries before `finalized`, of which only the numbers are of
+/// - Core mm's finalize was called for the entries before `finalized`, of which only the numbers are of
 ///   use, and has still to be called for the others.
 struct Core<'m, D: DeviceMemory> {
     vma: *mut bindings::vm_area_struct,
@@ -299,7 +299,7 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
         };
         // SAFETY: The arrays have an entry for each page; the lock is held.
         to_result(unsafe { bindings::migrate_vma_setup(&mut args) })?;
-        // INVARIANT: Core has cleared `dst`.
+        // INVARIANT: Core mm has cleared `dst`.
         let this = Self {
             vma,
             start: args.start,
@@ -314,7 +314,7 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
             _user: None,
             _mmap: None,
         };
-        // Even if there is none left core wants to be told of the end.
+        // Even if there is none left core mm wants to be told of the end.
         Ok((args.cpages != 0).then_some(this))
     }
 
@@ -334,7 +334,7 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
         }
     }
 
-    /// The frame that entry `page` is to be copied from. A large folio is one entry for core, until
+    /// The frame that entry `page` is to be copied from. A large folio is one entry for core mm, until
     /// it is split.
     fn src_pfn(&self, page: usize) -> Option<Pfn> {
         pfn(self.buf.src[page]).or_else(|| {
@@ -374,7 +374,7 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
         }
     }
 
-    /// Takes everything back where core could not cope: a large folio is split only if there is
+    /// Takes everything back where core mm could not cope: a large folio is split only if there is
     /// something for its first page, and a large hole has to be filled without gaps.
     fn normalise(&mut self) {
         let head = self.buf.src[0];
@@ -392,14 +392,14 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
         }
     }
 
-    /// Lets core put the new pages in place, up to entry `end`. A large folio is one entry, and takes
+    /// Lets core mm put the new pages in place, up to entry `end`. A large folio is one entry, and takes
     /// all the room.
     fn install(&mut self, end: usize) {
         if self.installed == 0 {
             self.normalise();
         }
         let mut args = self.args(self.installed..end);
-        // SAFETY: By the type invariants; `normalise` has left what core can deal with.
+        // SAFETY: By the type invariants; `normalise` has left what core mm can deal with.
         unsafe {
             if self.vma.is_null() {
                 bindings::migrate_device_pages(args.src, args.dst, args.npages);
@@ -415,8 +415,8 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
         let mut args = self.args(self.finalized..end);
         // INVARIANT: It is called now.
         self.finalized = end;
-        // SAFETY: By the type invariants. What is in `dst` was copied, if core has taken it, and is
-        // given back by core otherwise.
+        // SAFETY: By the type invariants. What is in `dst` was copied, if core mm has taken it, and is
+        // given back by core mm otherwise.
         unsafe {
             if self.vma.is_null() {
                 bindings::migrate_device_finalize(args.src, args.dst, args.npages);
@@ -429,7 +429,7 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
 
 impl<D: DeviceMemory> Drop for Core<'_, D> {
     fn drop(&mut self) {
-        // Without new pages, core puts the old ones back.
+        // Without new pages, core mm puts the old ones back.
         self.release_all();
         self.finalize(self.count);
     }

@@ -178,7 +178,7 @@ pub(super) fn pause() {
     unsafe { bindings::schedule_timeout_uninterruptible(1) };
 }
 
-/// Announces a change of `range`, as core does, but changes nothing.
+/// Announces a change of `range`, as core mm does, but changes nothing.
 pub(super) fn announce(
     mm: &Mm,
     range: PageRange,

@@ -68,7 +68,7 @@ mod tests;
 pub enum ExclusiveError {
     /// The page cannot be written to at all.
     Fault(FaultError),
-    /// The page is of a kind that core gives to nobody: of a file, of shared memory, of hugetlbfs.
+    /// The page is of a kind that core mm gives to nobody: of a file, of shared memory, of hugetlbfs.
     Unsupported,
 }
 
@@ -166,7 +166,7 @@ impl<T: Mirror> MmSession<'_, T> {
 
     /// Takes the page at `range`, which is one page that `interval` covers, away from all CPUs.
     ///
-    /// The page is faulted in first, for writing: core takes an exclusive page back from its owner
+    /// The page is faulted in first, for writing: core mm takes an exclusive page back from its owner
     /// before it makes it exclusive anew. It advances the sequence when it does, so that an attempt
     /// with a sequence read before would collide each time the page is exclusive already.
     ///
@@ -235,7 +235,7 @@ impl<T: Mirror> MmSession<'_, T> {
                     return Err(ExclusiveError::Unsupported);
                 }
                 return Err(match this.explain(error, range, true) {
-                    // It was there a moment ago. Secret memory is of a kind that core lets nobody
+                    // It was there a moment ago. Secret memory is of a kind that core mm lets nobody
                     // look at; else the next attempt tells what became of it.
                     FaultError::NoBacking if this.first_unsupported(range).is_some() => {
                         ExclusiveError::Unsupported

@@ -139,7 +139,7 @@ mod cases {
         write_all(range)?;
         assert!(!mmap_is_locked(mm));
 
-        let held = session.hold_mappings().map_err(|_| EINTR)?;
+        let held = session.lock_mappings().map_err(|_| EINTR)?;
         assert!(mmap_is_locked(mm));
         let seen = held.snapshot(&own, page, &mut buf).map_err(|_| EBUSY)?;
         // Beside the interval.
@@ -159,7 +159,7 @@ mod cases {
 
         // Nothing is there, which is no error; not covered; no room.
         munmap(nth(range, 5)?)?;
-        let held = session.hold_mappings().map_err(|_| EINTR)?;
+        let held = session.lock_mappings().map_err(|_| EINTR)?;
         let seen = held.snapshot(&handle, range, &mut buf);
         assert_eq!(f.commit(seen.map_err(|_| EBUSY)?), Ok(PAGES - 1));
         let error = held.snapshot(&own, range, &mut buf).err();

@@ -56,7 +56,7 @@ impl FaultOutcome {
 /// # Invariants
 ///
 /// - `vmf` is valid, and its `mmap_lock` is held.
-/// - `vmf.page` is a page of `pagemap` whose folio core has locked and referenced once for this.
+/// - `vmf.page` is a page of `pagemap` whose folio core mm has locked and referenced once for this.
 pub struct CpuFault<'f, D: DeviceMemory> {
     vmf: *mut bindings::vm_fault,
     pagemap: &'f Pagemap<D>,
@@ -126,7 +126,7 @@ impl<'f, D: DeviceMemory> CpuFault<'f, D> {
     /// `range` contains [`Self::addr`] and lies in [`Self::window`].
     ///
     /// A large folio that is mapped as a whole comes back as a whole, whatever `range` says, if
-    /// there is a large folio of system memory for it. Else it is split first, since core cannot
+    /// there is a large folio of system memory for it. Else it is split first, since core mm cannot
     /// split the folio of a fault during the migration.
     ///
     /// [`None`] if there is nothing to do here any more, or not yet.
@@ -146,7 +146,7 @@ impl<'f, D: DeviceMemory> CpuFault<'f, D> {
         }
         let holder = FolioHolder::new()?;
         let mut huge = None;
-        // Set by core if the fault is one of a page table entry; not to be followed.
+        // Set by core mm if the fault is one of a page table entry; not to be followed.
         let whole = self.vmf().pte.is_null() && self.order() == Order::Huge;
         if whole {
             huge = RamFolio::huge(Some((self.vma(), window.start())));

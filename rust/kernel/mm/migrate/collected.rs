@@ -58,11 +58,11 @@ impl<'m, D: DeviceMemory> Collected<'m, D> {
 
     fn source(&self, page: usize) -> Option<Source> {
         let src = self.core.buf.src[page];
-        // SAFETY: Core found it in a process.
+        // SAFETY: Core mm found it in a process.
         let movable = match unsafe { folio(src) } {
             // SAFETY: As above. Pages of files do not go to a device.
             Some(folio) => unsafe { bindings::folio_test_anon(folio) },
-            // Core finds holes on the way back, too, where there is nothing to fill them with.
+            // Core mm finds holes on the way back, too, where there is nothing to fill them with.
             None => self.core.direction == Direction::ToDevice,
         };
         (is_migrating(src) && movable).then(|| Source {

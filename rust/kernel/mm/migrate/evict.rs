@@ -19,7 +19,7 @@ impl<D: DeviceMemory> Pagemap<D> {
     }
 
     /// Splits the large folio that holds `page` if some of its pages are mapped and others by
-    /// nobody any more: those are free then, which core leaves to the driver.
+    /// nobody any more: those are free then, which core mm leaves to the driver.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ impl<D: DeviceMemory> Pagemap<D> {
         if whole {
             huge = RamFolio::huge(None);
             if huge.is_none() {
-                // Core cannot split it later without a VMA.
+                // Core mm cannot split it later without a VMA.
                 match self.split(first) {
                     Ok(()) => whole = false,
                     Err(_) => return Ok(None),
@@ -122,7 +122,7 @@ impl<D: DeviceMemory> Pagemap<D> {
             }
         }
 
-        // Each entry has to be of a page in use, which `page_folio()` does not lie about; core
+        // Each entry has to be of a page in use, which `page_folio()` does not lie about; core mm
         // takes all entries of a large folio for one.
         let mut count = 0;
         for page in (0..HUGE_PAGES).filter(|page| is_live(*page) && (whole || in_use(*page))) {

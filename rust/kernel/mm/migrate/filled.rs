@@ -348,7 +348,7 @@ pub struct Installed<'m, D: DeviceMemory> {
 }
 
 impl<D: DeviceMemory> Installed<'_, D> {
-    /// What really moved: core may refuse some at the last moment.
+    /// What really moved: core mm may refuse some at the last moment.
     pub fn moved(&self) -> impl Iterator<Item = Copy> + '_ {
         let core = &self.core;
         core.used()

@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod back;
+mod bounce;
 mod there;
 
 /// Pages of the device.

@@ -113,7 +113,7 @@ impl<T: Mirror> MmSession<'_, T> {
     /// Has the memory at `addr` ready to be written. For kernel threads, such as those of a workqueue:
     /// sleeps as long as the owner of the memory likes. Takes `mmap_lock`.
     ///
-    /// A store may still be refused: core leaves the memory to others that are moving it and reports
+    /// A store may still be refused: core mm leaves the memory to others that are moving it and reports
     /// success, it may be gone again, and protection keys and the like are asked for a store only. So
     /// try again, with pauses, and not for ever. A stack does not grow for this.
     ///

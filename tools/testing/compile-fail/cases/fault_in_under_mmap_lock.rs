@@ -24,7 +24,7 @@ pub fn case<T: Mirror>(
     other: &mut PfnBuf,
 ) -> bool {
     let range = interval.range();
-    let Ok(held) = session.hold_mappings() else {
+    let Ok(held) = session.lock_mappings() else {
         return false;
     };
     let _ = session.fault_in(interval, range, true, timeout, other);

@@ -68,7 +68,7 @@ mod cases {
         Ok(())
     }
 
-    /// A page that is exclusive already is taken again by the first attempt: what core tells when
+    /// A page that is exclusive already is taken again by the first attempt: what core mm tells when
     /// it takes it back is older than the sequence.
     #[test]
     fn again_and_again() -> Result {

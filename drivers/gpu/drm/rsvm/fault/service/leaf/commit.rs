@@ -106,7 +106,7 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
             }
             Look::Locked => {
                 space.counters.locked_snapshots.add(1);
-                let held = session.hold_mappings()?;
+                let held = session.lock_mappings()?;
                 (held.snapshot(interval, window, pfns)?, Some(held))
             }
         };

@@ -4,13 +4,13 @@
 //! A held mmap_lock is given to another thread, which must not release it.
 
 use kernel::mm::{
-    hmm::HeldMappings,
+    hmm::LockedMappings,
     space::Mirror, //
 };
 
 fn send<S: Send>(_: S) {}
 
 /// The case.
-pub fn case<T: Mirror>(held: HeldMappings<'_, '_, T>) {
+pub fn case<T: Mirror>(held: LockedMappings<'_, '_, T>) {
     send(held);
 }

@@ -23,7 +23,7 @@ use crate::mm::{
 /// # Progress
 ///
 /// A snapshot without the lock can collide for ever, even in an interval of one page: a thread that
-/// changes mappings nearby has core invalidate the 2 MiB around each new end of a VMA, whether or
+/// changes mappings nearby has core mm invalidate the 2 MiB around each new end of a VMA, whether or
 /// not anything is huge there. And what was entered can be taken away again before the device has
 /// used it, each time. With the lock no VMA changes, so hold it until the device was told. If the
 /// interval is that one page (see [`MmSession::insert_within`]), what can still collide is
@@ -59,7 +59,7 @@ use crate::mm::{
 ///     supplies: &mut Supplies<T>,
 ///     replay: impl Fn(),
 /// ) -> Result<(), Reject> {
-///     let held = session.hold_mappings().map_err(|_| Reject::Closed)?;
+///     let held = session.lock_mappings().map_err(|_| Reject::Closed)?;
 ///     let snapshot = match held.snapshot(own, own.range(), buf) {
 ///         Ok(snapshot) => snapshot,
 ///         Err(FaultError::Busy) => return Err(Reject::Collided),
@@ -74,7 +74,7 @@ use crate::mm::{
 /// }
 /// ```
 #[must_use]
-pub struct HeldMappings<'h, 's, T: Mirror> {
+pub struct LockedMappings<'h, 's, T: Mirror> {
     session: &'h MmSession<'s, T>,
     mmap: MmapReadGuard<'h>,
 }
@@ -87,16 +87,16 @@ impl<'s, T: Mirror> MmSession<'s, T> {
     /// # Errors
     ///
     /// [`FaultError::Dying`].
-    pub fn hold_mappings<'h>(&'h mut self) -> Result<HeldMappings<'h, 's, T>, FaultError> {
+    pub fn lock_mappings<'h>(&'h mut self) -> Result<LockedMappings<'h, 's, T>, FaultError> {
         let session: &'h Self = self;
         match session.mm().mmap_read_lock_killable() {
-            Ok(mmap) if session.is_stable() => Ok(HeldMappings { session, mmap }),
+            Ok(mmap) if session.is_stable() => Ok(LockedMappings { session, mmap }),
             _ => Err(FaultError::Dying),
         }
     }
 }
 
-impl<'s, T: Mirror> HeldMappings<'_, 's, T> {
+impl<'s, T: Mirror> LockedMappings<'_, 's, T> {
     /// Looks at `range` like [`MmSession::snapshot`].
     ///
     /// # Errors
