@@ -50,22 +50,10 @@ impl VirtAddr {
         }
     }
 
-    /// Bytes from `base` up to this address; [`None`] if it lies below.
-    #[inline]
-    pub const fn offset_from(self, base: Self) -> Option<usize> {
-        self.0.checked_sub(base.0)
-    }
-
     /// The address rounded down to a multiple of `align`.
     #[inline]
-    pub fn align_down(self, align: Alignment) -> Self {
+    fn align_down(self, align: Alignment) -> Self {
         Self(self.0 & align.mask())
-    }
-
-    /// Whether the address is a multiple of `align`.
-    #[inline]
-    pub fn is_aligned(self, align: Alignment) -> bool {
-        self.align_down(align) == self
     }
 
     /// The address of the page that holds this byte.
@@ -102,8 +90,6 @@ impl fmt::Debug for VirtAddr {
 /// use kernel::{
 ///     mm::addr::{PageRange, VirtAddr},
 ///     page::PAGE_SIZE,
-///     ptr::Alignment,
-///     sizes::SZ_2M,
 /// };
 ///
 /// let at = |page: usize| VirtAddr::new(page * PAGE_SIZE);
@@ -115,14 +101,6 @@ impl fmt::Debug for VirtAddr {
 /// // Ranges that only touch do not overlap.
 /// assert_eq!(range.intersect(PageRange::new(at(5), at(6))?), None);
 /// assert_eq!(range.intersect(PageRange::new(at(0), at(3))?), Some(PageRange::page(at(2))?));
-///
-/// // Cut at multiples of 2 MiB.
-/// let cut = VirtAddr::new(SZ_2M);
-/// let across = PageRange::from_len(VirtAddr::new(SZ_2M - PAGE_SIZE), 2 * PAGE_SIZE)?;
-/// let mut pieces = across.windows(Alignment::new::<SZ_2M>());
-/// assert_eq!(pieces.next(), Some(PageRange::new(across.start(), cut)?));
-/// assert_eq!(pieces.next(), Some(PageRange::new(cut, across.end())?));
-/// assert_eq!(pieces.next(), None);
 ///
 /// // Empty, reversed, misaligned and overflowing ranges do not exist.
 /// assert_eq!(PageRange::new(at(2), at(2)), Err(EINVAL));
@@ -245,20 +223,6 @@ impl PageRange {
             .step_by(PAGE_SIZE)
             .map(VirtAddr::new)
     }
-
-    /// Cuts the range at every multiple of `size`, which is at least a page, and gives the pieces
-    /// in order.
-    pub fn windows(self, size: Alignment) -> impl Iterator<Item = Self> {
-        let mut rest = Some(self);
-        core::iter::from_fn(move || {
-            let range = rest?;
-            // A block without an end is the last one: the rest of the range.
-            let end = Self::block(range.start, size).map_or(range.end, |block| block.end);
-            let piece = Self::new(range.start, end.min(range.end)).unwrap_or(range);
-            rest = Self::new(piece.end, range.end).ok();
-            Some(piece)
-        })
-    }
 }
 
 impl fmt::Debug for PageRange {
@@ -283,14 +247,5 @@ impl Pfn {
     #[inline]
     pub const fn as_usize(self) -> usize {
         self.0
-    }
-
-    /// Whether this frame directly follows `other`.
-    #[inline]
-    pub const fn follows(self, other: Self) -> bool {
-        match other.0.checked_add(1) {
-            Some(next) => self.0 == next,
-            None => false,
-        }
     }
 }

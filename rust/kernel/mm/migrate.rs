@@ -67,12 +67,12 @@
 //!     let Some(collected) = session.migrate(range, true, &mut buf)? else {
 //!         return Ok(0);
 //!     };
-//!     let mapped = collected
+//!     let (mapped, copied) = collected
 //!         .fill(|_, order| if order == Order::Huge { folio.take() } else { None })
 //!         .map(dev)
-//!         .flushed();
-//!     // What is not copied stays where it is.
-//!     let copied = mapped.copies().try_for_each(|(what, from)| copy(what, from)).is_ok();
+//!         .copy(|_, mapped| mapped.copies().try_for_each(|(what, from)| copy(what, from)));
+//!     // A page that is not copied stays where it is.
+//!     let copied = copied.is_ok();
 //!     let installed = mapped.install(|_| copied);
 //!     Ok(installed.pages())
 //! }
@@ -94,6 +94,37 @@
 //!     let installed = mapped.install(|_| copied);
 //!     Ok(installed.pages())
 //! }
+//!
+//! # #[cfg(CONFIG_RUST_MM_KUNIT_TEST)] {
+//! # use kernel::{mm::{addr::VirtAddr, memremap::LivePagemap, testing::*}, page::PAGE_SIZE};
+//! # let pages = HUGE_PAGES as u32;
+//! # let live = LivePagemap::new(pages, c"doctest", Ram::new(pages)?)?;
+//! # let area = map_anon_len(2 * HUGE_PAGES * PAGE_SIZE)?;
+//! # let start = area.start().as_usize().next_multiple_of(HUGE_PAGES * PAGE_SIZE);
+//! # let range = PageRange::from_len(VirtAddr::new(start), HUGE_PAGES * PAGE_SIZE)?;
+//! # let fixture = Fixture::with_pagemap(range, live.clone())?;
+//! # let mut session = fixture.session()?;
+//! # let device = DmaDevice::new()?;
+//! # advise_huge(range)?;
+//! // Memory that was never touched goes to the device as a whole: there is nothing to copy.
+//! let zero = |copy: Copy, _| if copy.hole { Ok(()) } else { Err(EIO) };
+//! let moved = to_device(&mut session, &live, range, 0, device.bound(), zero)?;
+//! assert_eq!(moved, HUGE_PAGES);
+//!
+//! // A copy that fails leaves the pages where they are.
+//! let live_pages = [u64::MAX; HUGE_PAGES / 64];
+//! let moved = evict(&live, 0, &live_pages, device.bound(), |_, _| Err(EIO))?;
+//! assert_eq!((moved, live.in_use()), (0, HUGE_PAGES));
+//! let moved = evict(&live, 0, &live_pages, device.bound(), |_, _| Ok(()))?;
+//! assert_eq!((moved, live.in_use()), (HUGE_PAGES, 0));
+//!
+//! // What is not mapped cannot move.
+//! munmap(area)?;
+//! let moved = to_device(&mut session, &live, range, 0, device.bound(), zero);
+//! assert!(moved.is_err_and(|error| error == ENOENT));
+//! # drop(session);
+//! # }
+//! # Ok::<(), Error>(())
 //! ```
 //!
 //! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h)
@@ -144,15 +175,14 @@ use core::{
 mod collected;
 mod evict;
 mod filled;
+mod migration;
 #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
 mod tests;
 mod unflushed;
 
+use self::migration::Migration;
 pub use self::{
-    collected::{
-        Collected,
-        Source, //
-    },
+    collected::Collected,
     filled::{
         Copy,
         Filled,
@@ -230,211 +260,6 @@ enum Direction {
     ToRam,
 }
 
-/// A migration under way.
-///
-/// # Invariants
-///
-/// - The first `count` entries of `buf.src` are as core mm left them in the last call.
-/// - A frame in `buf.dst` from `finalized` on is that of a locked folio, with a reference of ours. If
-///   it is large it has `COMPOUND` and the following entries are zero.
-/// - If `vma` is not null, its `mmap_lock` is held, by `_mmap` or by the fault that is borrowed.
-/// - Core mm's finalize was called for the entries before `finalized`, of which only the numbers are of
-///   use, and has still to be called for the others.
-struct Core<'m, D: DeviceMemory> {
-    vma: *mut bindings::vm_area_struct,
-    start: usize,
-    count: usize,
-    fault_page: *mut bindings::page,
-    direction: Direction,
-    pagemap: &'m Pagemap<D>,
-    buf: &'m mut MigrateBuf,
-    finalized: usize,
-    /// Up to here `migrate_vma_pages()` or its like was called.
-    installed: usize,
-    // After what needs them: fields are dropped in order, and `drop` comes before all.
-    _holder: FolioHolder,
-    _user: Option<User<'m, D>>,
-    _mmap: Option<MmapReadGuard<'m>>,
-}
-
-impl<'m, D: DeviceMemory> Core<'m, D> {
-    /// Collects the pages of `range` that can go in `direction`; [`None`] if there are none. Large
-    /// folios are taken as a `whole`, or else split.
-    ///
-    /// # Safety
-    ///
-    /// The `mmap_lock` of `vma` is held during `'m`; `fault_page` is null, or locked and referenced
-    /// by a fault of that time.
-    unsafe fn collect(
-        pagemap: &'m Pagemap<D>,
-        direction: Direction,
-        (vma, fault_page): (*mut bindings::vm_area_struct, *mut bindings::page),
-        range: PageRange,
-        whole: bool,
-        holder: FolioHolder,
-        buf: &'m mut MigrateBuf,
-    ) -> Result<Option<Self>> {
-        if range.pages() > HUGE_PAGES {
-            return Err(EINVAL);
-        }
-        let mut select = match direction {
-            Direction::ToDevice => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM,
-            Direction::ToRam => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
-        };
-        if whole && range.pages() == HUGE_PAGES {
-            select |= bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND;
-        }
-        let mut args = bindings::migrate_vma {
-            vma,
-            src: buf.src.as_mut_ptr(),
-            dst: buf.dst.as_mut_ptr(),
-            cpages: 0,
-            npages: 0,
-            start: range.start().as_usize(),
-            end: range.end().as_usize(),
-            pgmap_owner: pagemap.owner(),
-            // CAST: Flags of a few bits.
-            flags: select as usize,
-            fault_page,
-        };
-        // SAFETY: The arrays have an entry for each page; the lock is held.
-        to_result(unsafe { bindings::migrate_vma_setup(&mut args) })?;
-        // INVARIANT: Core mm has cleared `dst`.
-        let this = Self {
-            vma,
-            start: args.start,
-            count: args.npages,
-            fault_page,
-            direction,
-            pagemap,
-            buf,
-            finalized: 0,
-            installed: 0,
-            _holder: holder,
-            _user: None,
-            _mmap: None,
-        };
-        // Even if there is none left core mm wants to be told of the end.
-        Ok((args.cpages != 0).then_some(this))
-    }
-
-    /// For the entries of `range`.
-    fn args(&mut self, range: Range<usize>) -> bindings::migrate_vma {
-        bindings::migrate_vma {
-            vma: self.vma,
-            src: self.buf.src[range.clone()].as_mut_ptr(),
-            dst: self.buf.dst[range.clone()].as_mut_ptr(),
-            cpages: range.len(),
-            npages: range.len(),
-            start: self.start + range.start * PAGE_SIZE,
-            end: self.start + range.end * PAGE_SIZE,
-            pgmap_owner: self.pagemap.owner(),
-            flags: 0,
-            fault_page: self.fault_page,
-        }
-    }
-
-    /// The frame that entry `page` is to be copied from. A large folio is one entry for core mm, until
-    /// it is split.
-    fn src_pfn(&self, page: usize) -> Option<Pfn> {
-        pfn(self.buf.src[page]).or_else(|| {
-            let head = self.buf.src[0];
-            let whole = self.vma_window_is_whole() && head & COMPOUND != 0;
-            pfn(head)
-                .filter(|_| whole)
-                .map(|head| Pfn::new(head.as_usize() + page))
-        })
-    }
-
-    /// Whether there is a large folio at either end.
-    fn is_large(&self) -> bool {
-        (self.buf.src[0] | self.buf.dst[0]) & COMPOUND != 0
-    }
-
-    /// Whether a large folio, which takes all the room, may be here.
-    fn vma_window_is_whole(&self) -> bool {
-        self.count == HUGE_PAGES
-    }
-
-    /// Takes back what was to become of entry `page`.
-    fn release(&mut self, page: usize) {
-        let old = core::mem::take(&mut self.buf.dst[page]);
-        // SAFETY: By the type invariants the folio is locked and one reference is ours.
-        unsafe {
-            if let Some(folio) = folio(old) {
-                bindings::folio_unlock(folio);
-                bindings::folio_put(folio);
-            }
-        }
-    }
-
-    fn release_all(&mut self) {
-        for page in self.installed..self.count {
-            self.release(page);
-        }
-    }
-
-    /// Takes everything back where core mm could not cope: a large folio is split only if there is
-    /// something for its first page, and a large hole has to be filled without gaps.
-    fn normalise(&mut self) {
-        let head = self.buf.src[0];
-        let dst = &self.buf.dst[..self.count];
-        if self.count == 0 || head & COMPOUND == 0 || dst[0] & COMPOUND != 0 {
-            return;
-        }
-        let bad = if head & VALID != 0 {
-            dst[0] == 0
-        } else {
-            dst.contains(&0)
-        };
-        if bad {
-            self.release_all();
-        }
-    }
-
-    /// Lets core mm put the new pages in place, up to entry `end`. A large folio is one entry, and takes
-    /// all the room.
-    fn install(&mut self, end: usize) {
-        if self.installed == 0 {
-            self.normalise();
-        }
-        let mut args = self.args(self.installed..end);
-        // SAFETY: By the type invariants; `normalise` has left what core mm can deal with.
-        unsafe {
-            if self.vma.is_null() {
-                bindings::migrate_device_pages(args.src, args.dst, args.npages);
-            } else {
-                bindings::migrate_vma_pages(&mut args);
-            }
-        }
-        self.installed = end;
-    }
-
-    /// Lets the processes go on that wait for entries before `end`.
-    fn finalize(&mut self, end: usize) {
-        let mut args = self.args(self.finalized..end);
-        // INVARIANT: It is called now.
-        self.finalized = end;
-        // SAFETY: By the type invariants. What is in `dst` was copied, if core mm has taken it, and is
-        // given back by core mm otherwise.
-        unsafe {
-            if self.vma.is_null() {
-                bindings::migrate_device_finalize(args.src, args.dst, args.npages);
-            } else {
-                bindings::migrate_vma_finalize(&mut args);
-            }
-        }
-    }
-}
-
-impl<D: DeviceMemory> Drop for Core<'_, D> {
-    fn drop(&mut self) {
-        // Without new pages, core mm puts the old ones back.
-        self.release_all();
-        self.finalize(self.count);
-    }
-}
-
 impl<T: Mirror> MmSession<'_, T> {
     /// Unmaps and locks the pages of `range` that can go to the memory of the space's pagemap:
     /// anonymous memory, also where none is allocated yet.
@@ -475,7 +300,9 @@ impl<T: Mirror> MmSession<'_, T> {
         let at = (vma.as_ptr(), ptr::null_mut());
         let (deferred, core) = Deferred::capture(space, pagemap.owner(), || {
             // SAFETY: `mmap` moves into the result.
-            unsafe { Core::collect(pagemap, Direction::ToDevice, at, range, whole, holder, buf) }
+            unsafe {
+                Migration::collect(pagemap, Direction::ToDevice, at, range, whole, holder, buf)
+            }
         });
         Ok(core?.map(|mut core| {
             core._mmap = Some(mmap);

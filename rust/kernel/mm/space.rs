@@ -69,7 +69,60 @@
 //!
 //! # Examples
 //!
-//! See [`hmm`](super::hmm).
+//! Pages of the process are mapped with [`hmm`](super::hmm). This maps pages of an object in the
+//! driver's own device memory, and takes them away again.
+//!
+//! ```
+//! use kernel::{
+//!     mm::{
+//!         addr::PageRange,
+//!         space::{leaf_index, Mirror, Space, Supplies},
+//!     },
+//!     page::PAGE_SIZE,
+//!     sync::Arc,
+//! };
+//!
+//! /// Maps an object that lies at byte `offset` of the device's memory. Returns the PTEs written.
+//! fn bind<T: Mirror>(
+//!     space: &Arc<Space<T>>,
+//!     range: PageRange,
+//!     offset: u64,
+//!     supplies: &mut Supplies<T>,
+//! ) -> Result<[usize; 3]> {
+//!     space.prepare(supplies, leaf_index(range.start()))?;
+//!     let place = |page| Some(offset + (page * PAGE_SIZE) as u64);
+//!     Ok(space.lock().map_object(range, true, supplies, place)?.ptes)
+//! }
+//!
+//! # #[cfg(CONFIG_RUST_MM_KUNIT_TEST)] {
+//! # use kernel::mm::testing::*;
+//! # let range = map_anon(PROT_RW)?;
+//! # let fixture = Fixture::new(range)?;
+//! # let space = fixture.space.clone();
+//! # let mut supplies = fixture.supplies()?;
+//! // Nothing is mapped where nothing is watched.
+//! let page = nth(range, 0)?;
+//! assert!(bind(&space, page, 0, &mut supplies).is_err_and(|error| error == EAGAIN));
+//!
+//! let session = fixture.session()?;
+//! session.node(range.start())?;
+//! assert_eq!(bind(&space, range, 0x1000, &mut supplies)?, [range.pages(), 0, 0]);
+//! let slot = space.lock().slot(page.start());
+//! assert!(slot.is_live() && slot.prot().write && slot.private_page().is_none());
+//!
+//! // The same once more changes nothing. Something else has to wait until the first is revoked.
+//! assert_eq!(bind(&space, range, 0x1000, &mut supplies)?, [0, 0, 0]);
+//! assert_eq!(bind(&space, range, 0x4000, &mut supplies)?, [0, 0, 0]);
+//! space.revoke(range, |_| Ok(()))?;
+//! assert_eq!(bind(&space, range, 0x4000, &mut supplies)?, [range.pages(), 0, 0]);
+//!
+//! // A closed space maps nothing.
+//! space.close();
+//! assert!(bind(&space, range, 0, &mut supplies).is_err());
+//! assert_eq!(fixture.entered(), 0);
+//! # }
+//! # Ok::<(), Error>(())
+//! ```
 
 use super::{
     addr::{

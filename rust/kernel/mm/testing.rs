@@ -53,7 +53,7 @@ mod bystander;
 mod fake;
 mod ram;
 
-pub(super) use self::{
+pub use self::{
     bystander::Bystander,
     fake::{
         Fake,
@@ -65,16 +65,16 @@ pub(super) use self::{
 };
 
 /// Pages that most tests map.
-pub(super) const PAGES: usize = 8;
+pub const PAGES: usize = 8;
 /// Enough for memory that nobody else changes.
-pub(super) const TIMEOUT: Jiffies = 1000;
+pub const TIMEOUT: Jiffies = 1000;
 
-pub(super) const PROT_NONE: usize = bindings::PROT_NONE as usize;
-pub(super) const PROT_READ: usize = bindings::PROT_READ as usize;
-pub(super) const PROT_RW: usize = (bindings::PROT_READ | bindings::PROT_WRITE) as usize;
+pub const PROT_NONE: usize = bindings::PROT_NONE as usize;
+pub const PROT_READ: usize = bindings::PROT_READ as usize;
+pub const PROT_RW: usize = (bindings::PROT_READ | bindings::PROT_WRITE) as usize;
 
 /// Maps [`PAGES`] pages of anonymous memory, in one leaf, into the test's own process.
-pub(super) fn map_anon(prot: usize) -> Result<PageRange> {
+pub fn map_anon(prot: usize) -> Result<PageRange> {
     let area = map_anon_pages(PAGES * PAGE_SIZE + LEAF_SIZE, prot)?;
     let start = VirtAddr::new(area.start().as_usize().next_multiple_of(LEAF_SIZE));
     let range = PageRange::from_len(start, PAGES * PAGE_SIZE)?;
@@ -88,7 +88,7 @@ pub(super) fn map_anon(prot: usize) -> Result<PageRange> {
 }
 
 /// Maps `len` bytes of anonymous memory, readable and writable.
-pub(super) fn map_anon_len(len: usize) -> Result<PageRange> {
+pub fn map_anon_len(len: usize) -> Result<PageRange> {
     map_anon_pages(len, PROT_RW)
 }
 
@@ -102,7 +102,7 @@ fn map_anon_pages(len: usize, prot: usize) -> Result<PageRange> {
 }
 
 /// Maps [`PAGES`] pages, perhaps in two leaves, of a tmpfs file of `file_pages` pages, shared.
-pub(super) fn map_shmem(file_pages: usize, prot: usize) -> Result<PageRange> {
+pub fn map_shmem(file_pages: usize, prot: usize) -> Result<PageRange> {
     let size = (file_pages * PAGE_SIZE) as bindings::loff_t;
     let no_flags = bindings::vma_flags_t::default();
     // SAFETY: The name is a C string, and any size is fine.
@@ -130,13 +130,13 @@ fn map(file: *mut bindings::file, len: usize, prot: usize, flags: usize) -> Resu
     PageRange::from_len(VirtAddr::new(addr), len)
 }
 
-pub(super) fn munmap(range: PageRange) -> Result {
+pub fn munmap(range: PageRange) -> Result {
     // SAFETY: Unmaps memory of the test's own process.
     to_result(unsafe { bindings::vm_munmap(range.start().as_usize(), range.len()) })
 }
 
 /// As `madvise(MADV_DONTNEED)` does.
-pub(super) fn zap(mm: &super::MmWithUser, range: PageRange) {
+pub fn zap(mm: &super::MmWithUser, range: PageRange) {
     let mmap = mm.mmap_read_lock();
     if let Some(vma) = mmap.vma_lookup(range.start().as_usize()) {
         vma.zap_vma_range(range.start().as_usize(), range.len());
@@ -144,7 +144,7 @@ pub(super) fn zap(mm: &super::MmWithUser, range: PageRange) {
 }
 
 /// Advises the test's own process.
-pub(super) fn madvise(range: PageRange, advice: u32) -> Result {
+pub fn madvise(range: PageRange, advice: u32) -> Result {
     let mm = current!().mm().ok_or(ESRCH)?.as_raw();
     // SAFETY: The test's own address space. CAST: A small constant.
     to_result(unsafe {
@@ -152,8 +152,13 @@ pub(super) fn madvise(range: PageRange, advice: u32) -> Result {
     })
 }
 
+/// Allows huge pages in `range`.
+pub fn advise_huge(range: PageRange) -> Result {
+    madvise(range, bindings::MADV_HUGEPAGE)
+}
+
 /// Touches each page with a CPU.
-pub(super) fn write_all(range: PageRange) -> Result {
+pub fn write_all(range: PageRange) -> Result {
     for addr in range.iter_pages() {
         UserSlice::new(UserPtr::from_addr(addr.as_usize()), 1)
             .writer()
@@ -163,23 +168,23 @@ pub(super) fn write_all(range: PageRange) -> Result {
 }
 
 /// Page `index` of `range`, alone.
-pub(super) fn nth(range: PageRange, index: usize) -> Result<PageRange> {
+pub fn nth(range: PageRange, index: usize) -> Result<PageRange> {
     PageRange::page(VirtAddr::new(range.start().as_usize() + index * PAGE_SIZE))
 }
 
 /// Pages `first` to `end`, exclusive, of `range`.
-pub(super) fn span(range: PageRange, first: usize, end: usize) -> Result<PageRange> {
+pub fn span(range: PageRange, first: usize, end: usize) -> Result<PageRange> {
     PageRange::from_len(nth(range, first)?.start(), (end - first) * PAGE_SIZE)
 }
 
 /// Lets others run for a moment.
-pub(super) fn pause() {
+pub fn pause() {
     // SAFETY: No requirements.
     unsafe { bindings::schedule_timeout_uninterruptible(1) };
 }
 
 /// Announces a change of `range`, as core mm does, but changes nothing.
-pub(super) fn announce(
+pub fn announce(
     mm: &Mm,
     range: PageRange,
     event: bindings::mmu_notifier_event,
@@ -209,7 +214,7 @@ pub(super) fn announce(
 }
 
 /// Whether somebody holds `mmap_lock`, in which case a writer has to wait.
-pub(super) fn mmap_is_locked(mm: &Mm) -> bool {
+pub fn mmap_is_locked(mm: &Mm) -> bool {
     // SAFETY: The mm is valid, and its lock with it; what is taken is released.
     unsafe {
         let lock = &raw mut (*mm.as_raw()).__bindgen_anon_1.mmap_lock;
@@ -222,7 +227,7 @@ pub(super) fn mmap_is_locked(mm: &Mm) -> bool {
 }
 
 /// Takes a snapshot of memory that nobody changes.
-pub(super) fn look<'s, 'b>(
+pub fn look<'s, 'b>(
     session: &MmSession<'s, Fake>,
     interval: &IntervalRef<Fake>,
     range: PageRange,
@@ -234,26 +239,26 @@ pub(super) fn look<'s, 'b>(
 }
 
 /// A mirror of `range`, in one leaf, of the test's own process.
-pub(super) struct Fixture {
-    pub(super) space: Arc<Space<Fake>>,
+pub struct Fixture {
+    pub space: Arc<Space<Fake>>,
     range: PageRange,
     // Dropped after the space was closed.
     _device: DmaDevice,
 }
 
 impl Fixture {
-    pub(super) fn new(range: PageRange) -> Result<Self> {
+    pub fn new(range: PageRange) -> Result<Self> {
         let mm: ARef<Mm> = ARef::from(&**current!().mm().ok_or(ESRCH)?);
         Self::make(mm, range, None)
     }
 
     /// With device memory.
-    pub(super) fn with_pagemap(range: PageRange, pagemap: Arc<Pagemap<Ram>>) -> Result<Self> {
+    pub fn with_pagemap(range: PageRange, pagemap: Arc<Pagemap<Ram>>) -> Result<Self> {
         let mm: ARef<Mm> = ARef::from(&**current!().mm().ok_or(ESRCH)?);
         Self::make(mm, range, Some(pagemap))
     }
 
-    pub(super) fn make(
+    pub fn make(
         mm: ARef<Mm>,
         range: PageRange,
         pagemap: Option<Arc<Pagemap<Ram>>>,
@@ -275,12 +280,12 @@ impl Fixture {
         })
     }
 
-    pub(super) fn session(&self) -> Result<MmSession<'_, Fake>> {
+    pub fn session(&self) -> Result<MmSession<'_, Fake>> {
         self.space.enter().ok_or(ESRCH)
     }
 
     /// Supplies for a commit in the fixture's leaf.
-    pub(super) fn supplies(&self) -> Result<Supplies<Fake>> {
+    pub fn supplies(&self) -> Result<Supplies<Fake>> {
         let mut supplies = Supplies::new()?;
         supplies.reserve = FakeReserve(3);
         self.space
@@ -289,12 +294,12 @@ impl Fixture {
     }
 
     /// Commits `snapshot` and maps all of it. Returns how many pages were present.
-    pub(super) fn commit(&self, snapshot: Snapshot<'_, '_, Fake>) -> Result<usize, Reject> {
+    pub fn commit(&self, snapshot: Snapshot<'_, '_, Fake>) -> Result<usize, Reject> {
         self.commit_with(snapshot, |_, _| ())
     }
 
     /// The same, and calls `also` with each page that is present.
-    pub(super) fn commit_with(
+    pub fn commit_with(
         &self,
         snapshot: Snapshot<'_, '_, Fake>,
         mut also: impl FnMut(usize, Present),
@@ -314,7 +319,7 @@ impl Fixture {
     }
 
     /// Faults `range` in for writing and maps it.
-    pub(super) fn enter(
+    pub fn enter(
         &self,
         session: &MmSession<'_, Fake>,
         interval: &IntervalRef<Fake>,
@@ -330,7 +335,7 @@ impl Fixture {
 
     /// Which of the first 32 pages the device may access, as a bitmap; all bits if the tables are
     /// not as the shadow says.
-    pub(super) fn entered(&self) -> u32 {
+    pub fn entered(&self) -> u32 {
         let guard = self.space.lock();
         if !guard.tables_agree() {
             return u32::MAX;
@@ -342,7 +347,7 @@ impl Fixture {
     }
 
     /// Which of the first 32 pages have a DMA mapping or are remembered as device memory.
-    pub(super) fn held(&self) -> u32 {
+    pub fn held(&self) -> u32 {
         let guard = self.space.lock();
         let pages = self.range.iter_pages().take(32).enumerate();
         pages
@@ -351,16 +356,16 @@ impl Fixture {
     }
 
     /// How often a flush was waited for.
-    pub(super) fn waits(&self) -> i32 {
+    pub fn waits(&self) -> i32 {
         self.space.ops().waits()
     }
 
-    pub(super) fn last(&self) -> Option<(PageRange, Reason)> {
+    pub fn last(&self) -> Option<(PageRange, Reason)> {
         self.space.lock().state().last
     }
 
     /// How often pages were about to be revoked.
-    pub(super) fn revokes(&self) -> usize {
+    pub fn revokes(&self) -> usize {
         self.space.lock().state().revokes
     }
 }
@@ -373,9 +378,9 @@ impl Drop for Fixture {
 }
 
 /// A device that does DMA, without a driver.
-pub(super) struct DmaDevice {
+pub struct DmaDevice {
     raw: *mut bindings::platform_device,
-    pub(super) handle: Arc<BoundHandle>,
+    pub handle: Arc<BoundHandle>,
 }
 
 // SAFETY: A registered device may be used and unregistered by any thread.
@@ -384,7 +389,7 @@ unsafe impl Send for DmaDevice {}
 unsafe impl Sync for DmaDevice {}
 
 impl DmaDevice {
-    pub(super) fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let info = bindings::platform_device_info {
             name: c"rust_mm".as_char_ptr(),
             id: bindings::PLATFORM_DEVID_AUTO,
@@ -418,7 +423,7 @@ impl DmaDevice {
         unsafe { Device::<device::Normal>::from_raw(&raw mut (*raw).dev).as_bound() }
     }
 
-    pub(super) fn bound(&self) -> &Device<Bound> {
+    pub fn bound(&self) -> &Device<Bound> {
         // SAFETY: Registered until `self` is dropped. It has no driver that could be unbound.
         unsafe { Self::device(self.raw) }
     }

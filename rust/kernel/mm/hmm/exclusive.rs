@@ -115,6 +115,35 @@ pub enum ExclusiveError {
 ///     }
 ///     Ok(())
 /// }
+///
+/// # #[cfg(CONFIG_RUST_MM_KUNIT_TEST)] {
+/// # use kernel::mm::testing::*;
+/// # let range = map_anon(PROT_RW)?;
+/// # let fixture = Fixture::new(range)?;
+/// # let mut session = fixture.session()?;
+/// # let mut supplies = fixture.supplies()?;
+/// # let mut buf = PfnBuf::new(1)?;
+/// let node = session.node(range.start())?;
+/// let page = nth(range, 1)?;
+/// let replayed = || assert!(fixture.space.lock().slot(page.start()).is_exclusive());
+/// assert_eq!(grab(&mut session, &node, page, &mut buf, &mut supplies, replayed), Ok(()));
+///
+/// // A CPU that touches the page takes it back.
+/// write_all(page)?;
+/// assert_eq!(fixture.entered(), 0);
+///
+/// // Nobody gets a page of shared memory, nor memory that is not there.
+/// let shared = map_shmem(PAGES, PROT_RW)?;
+/// let shared = nth(shared, 0)?;
+/// let node = session.node(shared.start())?;
+/// let result = grab(&mut session, &node, shared, &mut buf, &mut supplies, || ());
+/// assert_eq!(result, Err(ExclusiveError::Unsupported));
+/// munmap(shared)?;
+/// let node = session.node(shared.start())?;
+/// let result = grab(&mut session, &node, shared, &mut buf, &mut supplies, || ());
+/// assert!(matches!(result, Err(ExclusiveError::Fault(_))));
+/// # }
+/// # Ok::<(), Error>(())
 /// ```
 ///
 /// C source: [`make_device_exclusive()`](srctree/mm/rmap.c)

@@ -72,6 +72,33 @@ use crate::mm::{
 ///     drop(held);
 ///     Ok(())
 /// }
+///
+/// # #[cfg(CONFIG_RUST_MM_KUNIT_TEST)] {
+/// # use kernel::mm::testing::*;
+/// # let range = map_anon(PROT_RW)?;
+/// # let fixture = Fixture::new(range)?;
+/// # let mut session = fixture.session()?;
+/// # let mut supplies = fixture.supplies()?;
+/// # let mut buf = PfnBuf::new(1)?;
+/// let node = session.node(range.start())?;
+/// let own = session.insert_within(&node, nth(range, 2)?)?;
+/// let handle = own.handle();
+/// write_all(range)?;
+/// let result = insist(&mut session, &handle, &mut buf, &mut supplies, || {
+///     // The device may use that page now, and no mapping changes.
+///     assert_eq!(fixture.entered(), 1 << 2);
+///     assert!(mmap_is_locked(fixture.space.mm()));
+/// });
+/// assert_eq!(result, Ok(()));
+///
+/// // Too small a buffer, and an interval that has ended.
+/// let mut none = PfnBuf::new(0)?;
+/// assert!(insist(&mut session, &handle, &mut none, &mut supplies, || ()).is_err());
+/// own.remove(&session);
+/// let result = insist(&mut session, &handle, &mut buf, &mut supplies, || ());
+/// assert_eq!(result, Err(Reject::Dead));
+/// # }
+/// # Ok::<(), Error>(())
 /// ```
 #[must_use]
 pub struct LockedMappings<'h, 's, T: Mirror> {

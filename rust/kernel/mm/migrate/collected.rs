@@ -7,19 +7,17 @@ use super::*;
 /// Pages that are unmapped and locked, to be moved.
 #[must_use]
 pub struct Collected<'m, D: DeviceMemory> {
-    pub(super) core: Core<'m, D>,
+    pub(super) core: Migration<'m, D>,
     pub(super) range: PageRange,
 }
 
 /// Something that may be moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Source {
+pub(super) struct Source {
     /// Where, in pages from the start of [`Collected::range`].
-    pub page: usize,
+    pub(super) page: usize,
     /// How much.
-    pub order: Order,
-    /// Whether no memory is allocated there yet.
-    pub hole: bool,
+    pub(super) order: Order,
 }
 
 impl<'m, D: DeviceMemory> Collected<'m, D> {
@@ -41,8 +39,9 @@ impl<'m, D: DeviceMemory> Collected<'m, D> {
     ) -> Result<Option<Self>> {
         let at = (vma.as_ptr(), fault_page);
         // SAFETY: By the caller's promise.
-        let core =
-            unsafe { Core::collect(pagemap, Direction::ToRam, at, range, whole, holder, buf)? };
+        let core = unsafe {
+            Migration::collect(pagemap, Direction::ToRam, at, range, whole, holder, buf)?
+        };
         Ok(core.map(|core| Self { core, range }))
     }
 
@@ -52,7 +51,8 @@ impl<'m, D: DeviceMemory> Collected<'m, D> {
     }
 
     /// What may be moved, in order.
-    pub fn sources(&self) -> impl Iterator<Item = Source> + '_ {
+    #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
+    pub(super) fn sources(&self) -> impl Iterator<Item = Source> + '_ {
         (0..self.core.count).filter_map(|page| self.source(page))
     }
 
@@ -68,11 +68,11 @@ impl<'m, D: DeviceMemory> Collected<'m, D> {
         (is_migrating(src) && movable).then(|| Source {
             page,
             order: order(src),
-            hole: src & VALID == 0,
         })
     }
 
-    /// Asks `give` for device memory for each source, with what [`Source::page`] says.
+    /// Asks `give` for device memory for each page or large folio, with its place in pages from the start
+    /// of [`Collected::range`].
     ///
     /// For a large source it asks for [`Order::Huge`] first, and if there is none, for
     /// [`Order::Page`] for each of its pages. What does not fit is given back: folios of another

@@ -133,7 +133,7 @@ impl<D: DeviceMemory> Pagemap<D> {
         // SAFETY: The frames have `struct page`s, which the user keeps.
         unsafe { bindings::migrate_device_pfns(buf.src.as_mut_ptr(), count) };
         // INVARIANT: `dst` is empty.
-        let core = Core {
+        let core = Migration {
             vma: ptr::null_mut(),
             start: 0,
             count,

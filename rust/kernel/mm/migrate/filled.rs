@@ -15,7 +15,7 @@ use core::ops::Range;
 /// Pages that are locked at both ends, to be copied.
 #[must_use]
 pub struct Filled<'m, D: DeviceMemory> {
-    core: Core<'m, D>,
+    core: Migration<'m, D>,
 }
 
 /// Most small pages that are copied in one piece: as many as [`RamBlock`] gives.
@@ -37,7 +37,7 @@ pub struct Copy {
     pub hole: bool,
 }
 
-impl<'m, D: DeviceMemory> Core<'m, D> {
+impl<'m, D: DeviceMemory> Migration<'m, D> {
     /// Enters a locked folio with a reference, which now is the migration's.
     pub(super) fn put(&mut self, page: usize, folio: *mut bindings::folio, order: Order) {
         let compound = match order {
@@ -116,7 +116,7 @@ impl<'m, D: DeviceMemory> Core<'m, D> {
 }
 
 impl<'m, D: DeviceMemory> Filled<'m, D> {
-    pub(super) fn new(core: Core<'m, D>) -> Self {
+    pub(super) fn new(core: Migration<'m, D>) -> Self {
         Self { core }
     }
 
@@ -161,7 +161,8 @@ impl<'m, D: DeviceMemory> Filled<'m, D> {
     /// # Errors
     ///
     /// [`EINVAL`] if there is no such page.
-    pub fn read_system(&self, page: usize, out: &mut [u8; PAGE_SIZE]) -> Result {
+    #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
+    pub(in crate::mm) fn read_system(&self, page: usize, out: &mut [u8; PAGE_SIZE]) -> Result {
         let from = self.system_page(page, Direction::ToDevice)?;
         // SAFETY: The page is valid, locked and mapped nowhere, so nobody else writes to it.
         unsafe {
@@ -214,7 +215,7 @@ impl<'m, D: DeviceMemory> Filled<'m, D> {
 /// # Invariants
 ///
 /// What is not `UNMAPPED` in `buf.dma` is mapped for `dev`, from the first page of each of
-/// `Core::runs` to its last.
+/// `Migration::runs` to its last.
 #[must_use]
 pub struct Mapped<'m, 'd, D: DeviceMemory> {
     /// [`None`] only after [`Self::into_filled`].
@@ -223,7 +224,7 @@ pub struct Mapped<'m, 'd, D: DeviceMemory> {
 }
 
 impl<'m, D: DeviceMemory> Mapped<'m, '_, D> {
-    fn dma_direction(core: &Core<'m, D>) -> bindings::dma_data_direction {
+    fn dma_direction(core: &Migration<'m, D>) -> bindings::dma_data_direction {
         match core.direction {
             Direction::ToDevice => bindings::dma_data_direction::DMA_TO_DEVICE,
             Direction::ToRam => bindings::dma_data_direction::DMA_FROM_DEVICE,
@@ -344,7 +345,7 @@ fn contains(pages: &[u64; HUGE_PAGES / 64], page: usize) -> bool {
 /// Pages that are in place, and still locked. Dropping it lets the processes go on.
 #[must_use]
 pub struct Installed<'m, D: DeviceMemory> {
-    core: Core<'m, D>,
+    core: Migration<'m, D>,
 }
 
 impl<D: DeviceMemory> Installed<'_, D> {

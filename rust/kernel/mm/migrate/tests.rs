@@ -214,7 +214,7 @@ fn map_aligned(pages: usize, huge: bool) -> Result<PageRange> {
     let start = VirtAddr::new(area.start().as_usize().next_multiple_of(LEAF_SIZE));
     let range = PageRange::from_len(start, len)?;
     if huge {
-        madvise(range, bindings::MADV_HUGEPAGE)?;
+        advise_huge(range)?;
     }
     Ok(range)
 }

@@ -355,15 +355,21 @@ impl<T: Mirror> Leaf<T> {
         }
     }
 
-    /// Frees exactly the pages that leave with `flush`, which the device has acknowledged.
-    pub(super) fn acknowledged(&mut self, dev: Option<&Device<Bound>>, flush: FlushId) {
+    /// Frees exactly the pages that leave with `flush`, which the device has acknowledged. All of them
+    /// lie in `pages`.
+    pub(super) fn acknowledged(
+        &mut self,
+        dev: Option<&Device<Bound>>,
+        flush: FlushId,
+        pages: Range<usize>,
+    ) {
         if self.dying == Dying::With(flush) {
             self.dying = Dying::Acknowledged;
         }
         if self.leaving == 0 {
             return;
         }
-        for page in 0..LEAF_PAGES {
+        for page in pages {
             if self.slots[page].leaves_with() == Some(flush) {
                 self.free(dev, page);
                 self.leaving -= 1;

@@ -186,7 +186,7 @@ impl<'a, T: Mirror> Guard<'a, T> {
     }
 
     /// Whether there is a leaf with the number `index`.
-    pub fn has_leaf(&self, index: usize) -> bool {
+    pub(super) fn has_leaf(&self, index: usize) -> bool {
         self.inner.leaves.get(&index).is_some()
     }
 

@@ -96,8 +96,8 @@ impl<T: Mirror> Space<T> {
         // Without a device nothing is left to unmap.
         let dev = self.dma_device();
         let mut any_gone = false;
-        guard.inner.for_each_leaf(range, |_, leaf, _, _, _| {
-            leaf.acknowledged(dev.as_deref(), id);
+        guard.inner.for_each_leaf(range, |_, leaf, _, _, pages| {
+            leaf.acknowledged(dev.as_deref(), id, pages);
             any_gone |= leaf.is_gone();
         });
         drop(dev);

@@ -30,6 +30,31 @@ use crate::{
 ///
 /// It is given up without sleeping, so the last reference to the address space may be dropped
 /// here without waiting for the teardown, which calls back into the driver.
+///
+/// # Examples
+///
+/// ```
+/// # #[cfg(CONFIG_RUST_MM_KUNIT_TEST)] {
+/// use kernel::mm::{
+///     addr::{PageRange, VirtAddr},
+///     testing::*, //
+/// };
+///
+/// let range = map_anon(PROT_RW)?;
+/// let fixture = Fixture::new(range)?;
+/// let session = fixture.session()?;
+///
+/// // The first mapping in a range, cut to it.
+/// let part = PageRange::new(nth(range, 2)?.start(), session.limit())?;
+/// assert_eq!(session.first_mapped(part).map(|mapped| mapped.start()), Some(part.start()));
+/// munmap(nth(range, 2)?)?;
+/// assert_eq!(session.first_mapped(nth(range, 2)?), None);
+///
+/// // No interval watches addresses that no process can have.
+/// assert!(session.node(VirtAddr::new(usize::MAX)).is_err_and(|error| error == EINVAL));
+/// # }
+/// # Ok::<(), Error>(())
+/// ```
 pub struct MmSession<'a, T: Mirror> {
     mm: ARef<MmWithUserAsync>,
     space: &'a Arc<Space<T>>,

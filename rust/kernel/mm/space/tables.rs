@@ -21,6 +21,22 @@ const PAGE: usize = 4096;
 const _: () = assert!(crate::page::PAGE_SIZE == PAGE);
 
 /// Size of the memory that one PTE maps.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::space::{PageSize, Target, LEAF_PAGES};
+///
+/// assert_eq!(PageSize::Size64K.pages(), 16);
+/// assert_eq!(PageSize::Size2M.pages(), LEAF_PAGES);
+///
+/// // A large PTE needs a target that is a multiple of its size.
+/// let target = Target::Vram(0x20_0000);
+/// assert!(target.is_aligned(PageSize::Size2M));
+/// assert!(target.offset(16).is_aligned(PageSize::Size64K));
+/// assert!(!target.offset(16).is_aligned(PageSize::Size2M));
+/// assert!(!Target::System(0x1000).is_aligned(PageSize::Size64K));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PageSize {
     /// 4 KiB.

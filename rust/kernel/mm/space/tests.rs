@@ -68,11 +68,13 @@ mod cases {
         let node = session.node(range.start())?;
         let mut buf = PfnBuf::new(PAGES)?;
         write_all(range)?;
+        // So that the node stays.
+        assert_eq!(f.enter(&session, &node, nth(range, 6)?)?, 1);
 
         let snapshot = look(&session, &node, range, &mut buf)?;
         zap(session.mm(), nth(range, 7)?);
         assert_eq!(f.commit(snapshot), Err(Reject::Collided));
-        assert_eq!(f.entered(), 0);
+        assert_eq!(f.entered(), 1 << 6);
 
         let snapshot = look(&session, &node, range, &mut buf)?;
         munmap(nth(range, 0)?)?;

@@ -28,10 +28,10 @@ struct Watch<F: FnMut() + Send + Unpin> {
 /// announced. Core mm announces a change in the order in which the ranges watched start, so the
 /// function runs after the intervals that start further down and before those that start further
 /// up.
-pub(in crate::mm) struct Bystander<F: FnMut() + Send + Unpin>(Pin<KBox<Watch<F>>>);
+pub struct Bystander<F: FnMut() + Send + Unpin>(Pin<KBox<Watch<F>>>);
 
 impl<F: FnMut() + Send + Unpin> Bystander<F> {
-    pub(in crate::mm) fn new(mm: &Mm, range: PageRange, told: F) -> Result<Self> {
+    pub fn new(mm: &Mm, range: PageRange, told: F) -> Result<Self> {
         let watch = KBox::pin_init(
             pin_init!(Watch {
                 raw: Opaque::zeroed(),

@@ -48,18 +48,18 @@ pub(in crate::mm) type Pte = Option<(Target, Prot)>;
 
 /// How many tables a reserve holds.
 #[derive(Default)]
-pub(in crate::mm) struct FakeReserve(pub(in crate::mm) usize);
+pub struct FakeReserve(pub usize);
 
 /// The PTEs of one leaf, by size, and which tables are hooked.
-pub(in crate::mm) struct FakeTables {
+pub struct FakeTables {
     index: usize,
     small: KVec<Pte>,
     big: KVec<Pte>,
     huge: Pte,
-    pub(in crate::mm) has_small: bool,
+    pub has_small: bool,
     has_big: bool,
     /// Something was written over something else, or in another leaf.
-    pub(in crate::mm) broken: bool,
+    pub broken: bool,
 }
 
 fn take(reserve: &mut FakeReserve, has: &mut bool) -> Result {
@@ -72,7 +72,7 @@ fn take(reserve: &mut FakeReserve, has: &mut bool) -> Result {
 
 impl FakeTables {
     /// For the leaf with the number `index`.
-    pub(in crate::mm) fn new(index: usize) -> Result<Self> {
+    pub fn new(index: usize) -> Result<Self> {
         Ok(Self {
             index,
             small: KVec::from_elem(None, LEAF_PAGES, GFP_KERNEL)?,
@@ -180,26 +180,26 @@ impl Tables for FakeTables {
 
 /// What the driver was asked to do.
 #[derive(Default)]
-pub(in crate::mm) struct Log {
-    pub(in crate::mm) revokes: usize,
-    pub(in crate::mm) last: Option<(PageRange, Reason)>,
+pub struct Log {
+    pub revokes: usize,
+    pub last: Option<(PageRange, Reason)>,
 }
 
 type Hook = KBox<dyn FnMut(PageRange) + Send>;
 
 /// The driver.
 #[pin_data]
-pub(in crate::mm) struct Fake {
+pub struct Fake {
     waits: Atomic<i32>,
     /// The device does not acknowledge flushes.
-    pub(in crate::mm) is_slow: AtomicFlag,
+    pub is_slow: AtomicFlag,
     /// Called with each flush that is waited for, before the space hears that it was acknowledged.
     #[pin]
     hook: Mutex<Option<Hook>>,
 }
 
 impl Fake {
-    pub(in crate::mm) fn new() -> impl PinInit<Self> {
+    pub fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             waits: Atomic::new(0),
             is_slow: AtomicFlag::new(false),
@@ -207,13 +207,13 @@ impl Fake {
         })
     }
 
-    pub(in crate::mm) fn waits(&self) -> i32 {
+    pub fn waits(&self) -> i32 {
         self.waits.load(Relaxed)
     }
 
     /// Calls `hook` with each flush that is waited for from now on, before the space hears that it was
     /// acknowledged.
-    pub(in crate::mm) fn when_acknowledged(&self, hook: Hook) {
+    pub fn when_acknowledged(&self, hook: Hook) {
         *self.hook.lock() = Some(hook);
     }
 }
@@ -254,7 +254,7 @@ impl Mirror for Fake {
 
 impl Guard<'_, Fake> {
     /// Whether the tables are as the shadow says, and their contract was kept.
-    pub(in crate::mm) fn tables_agree(&self) -> bool {
+    pub fn tables_agree(&self) -> bool {
         let tables = self.tables();
         let base = tables.index * LEAF_PAGES;
         !tables.broken

@@ -31,22 +31,22 @@ use core::ops::Range;
 
 /// The memory and what happened to it.
 #[pin_data]
-pub(in crate::mm) struct State {
+pub struct State {
     #[pin]
     bytes: Mutex<KVVec<u8>>,
-    pub(in crate::mm) freed: Atomic<i32>,
-    pub(in crate::mm) splits: Atomic<i32>,
-    pub(in crate::mm) faults: Atomic<i32>,
+    pub freed: Atomic<i32>,
+    pub splits: Atomic<i32>,
+    pub faults: Atomic<i32>,
     /// Faults bring back a page, not all that they may.
-    pub(in crate::mm) single: Atomic<bool>,
+    pub single: Atomic<bool>,
     /// The content is lost.
-    pub(in crate::mm) gone: Atomic<bool>,
+    pub gone: Atomic<bool>,
 }
 
-pub(in crate::mm) struct Ram(pub(in crate::mm) Arc<State>);
+pub struct Ram(pub Arc<State>);
 
 impl Ram {
-    pub(in crate::mm) fn new(pages: u32) -> Result<Self> {
+    pub fn new(pages: u32) -> Result<Self> {
         let bytes = KVVec::from_elem(0xee, pages as usize * PAGE_SIZE, GFP_KERNEL)?;
         let state = Arc::pin_init(
             pin_init!(State {
@@ -63,7 +63,7 @@ impl Ram {
     }
 
     /// Copies to the device.
-    pub(in crate::mm) fn copy_in(&self, filled: &Filled<'_, Ram>, copy: &Copy) -> Result {
+    pub fn copy_in(&self, filled: &Filled<'_, Ram>, copy: &Copy) -> Result {
         let mut bytes = self.0.bytes.lock();
         for page in 0..copy.pages {
             let at = (copy.device as usize + page) * PAGE_SIZE;
@@ -80,7 +80,7 @@ impl Ram {
     }
 
     /// Copies everything back.
-    pub(in crate::mm) fn copy_out(&self, filled: &mut Filled<'_, Ram>, copy: &Copy) -> Result {
+    pub fn copy_out(&self, filled: &mut Filled<'_, Ram>, copy: &Copy) -> Result {
         let bytes = self.0.bytes.lock();
         for page in 0..copy.pages {
             let at = (copy.device as usize + page) * PAGE_SIZE;
@@ -92,11 +92,7 @@ impl Ram {
     }
 
     /// Copies back what there is, as long as `budget` pages are not used up. Returns how many moved.
-    pub(in crate::mm) fn bring_back(
-        &self,
-        mut filled: Filled<'_, Ram>,
-        mut budget: usize,
-    ) -> Result<usize> {
+    pub fn bring_back(&self, mut filled: Filled<'_, Ram>, mut budget: usize) -> Result<usize> {
         let mut copies = KVec::new();
         for copy in filled.copies() {
             copies.push(copy, GFP_KERNEL)?;
@@ -113,7 +109,7 @@ impl Ram {
     }
 
     /// Changes a byte, as the device would.
-    pub(in crate::mm) fn poke(&self, page: u32, byte: u8) {
+    pub fn poke(&self, page: u32, byte: u8) {
         self.0.bytes.lock()[page as usize * PAGE_SIZE] = byte;
     }
 }

@@ -109,7 +109,7 @@ mod cases {
         let map = map_anon_len(2 * HUGE)?;
         let start = map.start().as_usize().next_multiple_of(HUGE);
         let huge = PageRange::from_len(VirtAddr::new(start), HUGE)?;
-        madvise(huge, bindings::MADV_HUGEPAGE)?;
+        advise_huge(huge)?;
         write_all(huge)?;
         let f = Fixture::new(huge)?;
         let mut session = f.session()?;

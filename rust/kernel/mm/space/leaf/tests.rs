@@ -95,7 +95,7 @@ impl Bench {
     /// All flushes so far are acknowledged.
     fn acknowledge(&mut self) {
         for flush in 1..=self.last.0 {
-            self.leaf.acknowledged(None, FlushId(flush));
+            self.leaf.acknowledged(None, FlushId(flush), 0..LEAF_PAGES);
         }
     }
 
@@ -268,7 +268,7 @@ mod cases {
             // A later change of both has to wait for both.
             assert_eq!(bench.revoke(8..10)?.0, Some(8..10));
             for (nth, flush) in order.into_iter().enumerate() {
-                bench.leaf.acknowledged(None, FlushId(flush));
+                bench.leaf.acknowledged(None, FlushId(flush), 0..LEAF_PAGES);
                 bench.check()?;
                 assert_eq!(bench.leaf.used, 1 - nth);
                 let left = bench.leaf.slot(7 + order[1] as usize).leaves_with();
@@ -312,10 +312,10 @@ mod cases {
         bench.leaf.kill(&mut bench.tables, second);
         assert!(bench.leaf.is_dying() && !bench.leaf.is_gone());
         assert_eq!((bench.leaf.unhooked.0, bench.tables.has_small), (1, false));
-        bench.leaf.acknowledged(None, second);
+        bench.leaf.acknowledged(None, second, 0..LEAF_PAGES);
         // Its page left with another flush.
         assert!(!bench.leaf.is_gone());
-        bench.leaf.acknowledged(None, FlushId(1));
+        bench.leaf.acknowledged(None, FlushId(1), 0..LEAF_PAGES);
         assert!(bench.leaf.is_gone());
         Ok(())
     }

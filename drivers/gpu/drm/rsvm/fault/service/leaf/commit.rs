@@ -122,7 +122,8 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         let now = Millis::now();
         // Neighbours of what moved to device memory may move there, too, when they are wanted.
         let stays = moved_in.then(|| remote(space, &mut commit, index, now));
-        let chosen = choose(&commit, index, |page, in_vram| {
+        let live = live(&mut commit, index);
+        let chosen = choose(&commit, &live, index, |page, in_vram| {
             let unwanted = wanted[page].is_none() && !in_vram;
             !(unwanted && stays.is_some_and(|stays| !stays.contains(page)))
         });
@@ -195,10 +196,21 @@ fn remote<M: Mmu>(
     leaf.map_or(PageSet::default(), |leaf| leaf.data().remote(now, minimum))
 }
 
+/// Pages of the leaf `index` that are mapped.
+fn live<M: Mmu>(commit: &mut Commit<'_, '_, Mirrored<M>>, index: usize) -> PageSet {
+    let mut live = PageSet::default();
+    if let (Some(leaf), _) = commit.leaf(index) {
+        let pages = (0..LEAF_PAGES).filter(|&page| leaf.slot(page).is_live());
+        pages.for_each(|page| live.insert(page));
+    }
+    live
+}
+
 /// The pages of the leaf `index` that are present, not bound to a buffer, and `allowed`, which is told
 /// whether they are in device memory.
 fn choose<M: Mmu>(
     commit: &Commit<'_, '_, Mirrored<M>>,
+    live: &PageSet,
     index: usize,
     allowed: impl Fn(usize, bool) -> bool,
 ) -> Chosen {
@@ -212,17 +224,16 @@ fn choose<M: Mmu>(
         let Some(found) = commit.page(i) else {
             continue;
         };
-        let Some(range) = addresses_of(index, page..page + 1) else {
-            continue;
-        };
-        if any_bound && !bindings.is_free(range) || !allowed(page, found.private.is_some()) {
+        let is_bound = any_bound
+            && addresses_of(index, page..page + 1).is_some_and(|range| !bindings.is_free(range));
+        if is_bound || !allowed(page, found.private.is_some()) {
             continue;
         }
         chosen.pages.insert(page);
         if found.private.is_some() {
             chosen.last = found.private;
             chosen.in_vram.insert(page);
-            if !commit.slot(range.start()).is_live() {
+            if !live.contains(page) {
                 chosen.arrived.insert(page);
             }
         }
