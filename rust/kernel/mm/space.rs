@@ -11,7 +11,7 @@
 //!
 //! A driver implements [`Tables`], which writes and clears entries, and [`Mirror`], which starts and
 //! awaits flushes. It maps pages with [`Commit::map`](super::hmm::Commit::map),
-//! [`Exclusive::map`](super::hmm::Exclusive::map) and, for buffer objects in its own memory,
+//! [`ExclusiveCommit::map`](super::hmm::ExclusiveCommit::map) and, for buffer objects in its own memory,
 //! [`Guard::map_object`]. These three are all the ways into the tables. The space alone takes pages
 //! away again: when core mm announces a change, when the driver asks for it with [`Space::revoke`],
 //! and at [`Space::close`].

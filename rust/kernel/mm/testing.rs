@@ -402,8 +402,8 @@ impl DmaDevice {
         // SAFETY: Registered until `self` is dropped. It has no driver that could be unbound.
         let dev = unsafe { Self::device(raw) };
         // SAFETY: Nobody does DMA yet.
-        let masked =
-            to_result(unsafe { bindings::dma_set_mask_and_coherent(dev.as_raw(), u64::MAX) });
+        let masked = unsafe { bindings::dma_set_mask_and_coherent(dev.as_raw(), u64::MAX) };
+        let masked = to_result(masked);
         let handle = masked.and_then(|()| BoundHandle::new(dev));
         match handle.and_then(|handle| Ok(Arc::new(handle, GFP_KERNEL)?)) {
             Ok(handle) => Ok(Self { raw, handle }),

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Which threads have folios locked.
+//!
+//! Lock order: `HOLDERS` is a leaf.
 
 use crate::{
     new_spinlock,

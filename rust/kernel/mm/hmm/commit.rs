@@ -114,7 +114,7 @@ impl<T: Mirror> Commit<'_, '_, T> {
     /// Maps the pages that are present and that `choose` gives something for: whether atomics are
     /// allowed there if writing is. The range lies in one leaf.
     ///
-    /// A page that is [leaving](super::space) is left alone, and so is one without a bus address.
+    /// A page that is [leaving](crate::mm::space) is left alone, and so is one without a bus address.
     ///
     /// # Errors
     ///

@@ -124,7 +124,7 @@ pub(in crate::mm) struct Leaf<T: Mirror> {
     has_reserve: bool,
     /// Tables were made below the leaf.
     has_tables: bool,
-    /// Tables that [`Self::unhook`] took out.
+    /// Tables that [`Self::kill`] took out.
     unhooked: Reserve<T>,
     pub(super) data: T::Leaf,
 }

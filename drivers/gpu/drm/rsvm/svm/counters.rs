@@ -152,7 +152,7 @@ counters! {
 }
 
 impl Counters {
-    /// Adds PTEs as [`Commit::ptes`](super::leaf::Commit) has them.
+    /// Adds PTEs as [`Mapped`](kernel::mm::space::Mapped) has them.
     pub(crate) fn count_ptes(&self, ptes: [usize; 3]) {
         self.ptes_4k.add(ptes[PageSize::Size4K as usize]);
         self.ptes_64k.add(ptes[PageSize::Size64K as usize]);

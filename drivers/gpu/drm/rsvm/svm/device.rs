@@ -64,6 +64,9 @@ pub(crate) struct Wedged;
 /// Table memory set aside before the page-table lock is taken; see [`Mmu::refill`].
 pub(crate) type ReserveOf<M> = <<M as Mmu>::Tables as Tables>::Reserve;
 
+/// Device memory that processes can have, and its allocator.
+pub(crate) type MemoryOf<'a, M> = (&'a Arc<Pagemap<<M as Mmu>::Memory>>, &'a Arc<Vram>);
+
 /// The memory management unit of a GPU.
 pub(crate) trait Mmu: Send + Sync + Sized + 'static {
     /// The page tables of one space.
@@ -140,7 +143,7 @@ pub(crate) trait Mmu: Send + Sync + Sized + 'static {
     fn is_gone(&self) -> bool;
 
     /// Device memory that processes can have, if there is any, and who allocates it.
-    fn memory(&self) -> Option<(&Arc<Pagemap<Self::Memory>>, &Arc<Vram>)>;
+    fn memory(&self) -> Option<MemoryOf<'_, Self>>;
 
     /// Has the device copy and zero. Bounded; may be called with folios locked, in reclaim, and
     /// allocates nothing. The calling thread neither allocates nor enters mm before the end, but for

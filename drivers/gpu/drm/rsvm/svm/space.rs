@@ -220,7 +220,7 @@ impl<M: Mmu> Space<M> {
             mirror.close();
             mirror.barrier();
         }
-        Ok(this?)
+        this
     }
 
     /// Names the page tables in faults and invalidations; `None` once the space was detached.
