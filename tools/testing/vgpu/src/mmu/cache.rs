@@ -81,10 +81,11 @@ fn remove<T>(
     shifts: &[u32],
     level: impl Fn(&T) -> u8,
 ) {
-    let (Some(pdb), Some((first, last))) = (op.pdb, op.range) else {
+    let Some(pdb) = op.pdb else {
         map.retain(|&(pdb, shift, page), e| !op.hits(pdb, page << shift, shift, level(e)));
         return;
     };
+    let (first, last) = op.range.unwrap_or((0, u64::MAX));
     for &shift in shifts {
         let range = (pdb, shift, first >> shift)..=(pdb, shift, last >> shift);
         let keys: Vec<Key> = map
@@ -124,5 +125,49 @@ impl Cache for View<'_> {
             .ptes
             .entry((self.pdb, walked.shift, va >> walked.shift))
             .or_insert(walked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::Pde;
+    use super::super::walk::{Directory, Outcome, LEVEL_PTE};
+    use super::super::FaultType;
+    use super::*;
+    use crate::mem::Aperture;
+
+    #[test]
+    fn all_of_one_directory_goes_and_no_other() {
+        let mut caches = Caches::default();
+        let pdbs = [0, 1, 2].map(|n| PhysAddr::new(Aperture::Vid, n << 12));
+        for pdb in pdbs {
+            let caches = &mut caches;
+            let mut view = View { caches, pdb };
+            for va in [0, (1 << 57) - (1 << 12)] {
+                for shift in PTE_SHIFTS {
+                    let walked = Walked {
+                        outcome: Outcome::Fault(FaultType::Pte),
+                        shift,
+                        level: LEVEL_PTE,
+                        entry: None,
+                    };
+                    view.fill_pte(va, walked);
+                }
+                for (shift, level) in [(21, 2), (29, 3), (38, 4), (47, 5), (56, 6)] {
+                    let entry = (Directory::Pde(Pde::Invalid), pdb, 0);
+                    view.fill_pde(level, va, shift, entry);
+                }
+            }
+        }
+        let op = Invalidate {
+            pdb: Some(pdbs[1]),
+            ..Invalidate::ALL
+        };
+        caches.invalidate(&op);
+        for (i, pdb) in pdbs.into_iter().enumerate() {
+            let ptes = caches.ptes.keys().filter(|key| key.0 == pdb).count();
+            let pdes = caches.pdes.keys().filter(|key| key.0 == pdb).count();
+            assert_eq!((ptes, pdes), if i == 1 { (0, 0) } else { (4, 10) });
+        }
     }
 }

@@ -11,6 +11,7 @@
 
 mod cache;
 mod counters;
+mod entries;
 pub mod format;
 mod types;
 mod utlb;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! First-level TLBs, and the guard under which accesses are made.
 
+use super::entries::{slot, Entries};
 use super::format::Leaf;
-use super::walk::{va_bits, Outcome, Walked};
+use super::walk::{va_bits, Outcome};
 use super::{Access, Client, Fault, FaultType, Invalidate, Shared, Space, CLIENT_GCC};
 use crate::config::TlbMode;
 use crate::lock;
@@ -14,56 +15,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
-/// Entries of a uTLB, each for 4 KiB of whatever leaf it came from. What is
-/// displaced comes back from the shared TLB, as stale as it was.
-const ENTRIES: usize = 512;
-const NO_PAGE: u64 = u64::MAX;
-
-/// One 4 KiB translation, or the knowledge that there is none.
-///
-/// # Invariants
-///
-/// `page` and `pte`, if any, point into VRAM, the sparse pages, or the
-/// [`GuestMap`] that the owning [`State`] holds: 4096 readable and writable
-/// bytes, and 8 aligned readable bytes.
-struct Entry {
-    /// VA >> 12, or [`NO_PAGE`].
-    vpn: u64,
-    pdb: PhysAddr,
-    /// Bit `1 << access` is set if the access may go ahead at once.
-    allowed: u8,
-    level: u8,
-    shift: u8,
-    sys: bool,
-    page: Option<NonNull<u8>>,
-    pte: Option<NonNull<u8>>,
-    raw: u64,
-    outcome: Outcome,
-    /// Address of the entry in memory.
-    pte_at: Option<PhysAddr>,
-}
-
-impl Entry {
-    const EMPTY: Self = Self {
-        vpn: NO_PAGE,
-        pdb: PhysAddr {
-            aperture: crate::mem::Aperture::Vid,
-            addr: 0,
-        },
-        allowed: 0,
-        level: 0,
-        shift: 12,
-        sys: false,
-        page: None,
-        pte: None,
-        raw: 0,
-        outcome: Outcome::Fault(FaultType::Pte),
-        pte_at: None,
-    };
-}
-
 struct State {
-    entries: Box<[Entry]>,
+    /// Contains pointers into `map`.
+    entries: Entries,
     /// Log entries up to this are applied.
     seen: u64,
     map: Arc<GuestMap>,
@@ -115,7 +69,7 @@ impl Utlb {
         let generation = shared.mem.generation();
         let seen = shared.seq.load(Ordering::SeqCst);
         let state = State {
-            entries: (0..ENTRIES).map(|_| Entry::EMPTY).collect(),
+            entries: Entries::new(),
             seen,
             map: shared.mem.current(),
             generation,
@@ -185,11 +139,7 @@ impl Utlb {
         let generation = self.shared.mem.generation();
         if generation != state.generation {
             // Pointers into the old map go before the map does.
-            for entry in &mut state.entries {
-                entry.page = None;
-                entry.pte = None;
-                entry.allowed = 0;
-            }
+            state.entries.forget_pointers();
             state.generation = generation;
             state.map = self.shared.mem.current();
         }
@@ -198,13 +148,7 @@ impl Utlb {
     }
 
     fn forget(&self, state: &mut State, op: &Invalidate) {
-        for entry in &mut state.entries {
-            if entry.vpn != NO_PAGE
-                && op.hits(entry.pdb, entry.vpn << 12, entry.shift.into(), entry.level)
-            {
-                *entry = Entry::EMPTY;
-            }
-        }
+        state.entries.forget(op);
         // What was stale and is invalidated now was in time.
         state.stale.retain(|&(pdb, vpn), &mut (n, shift, level)| {
             let gone = op.hits(pdb, vpn << 12, shift, level);
@@ -214,11 +158,6 @@ impl Utlb {
             !gone
         });
     }
-}
-
-#[inline]
-fn slot(pdb: PhysAddr, vpn: u64) -> usize {
-    (vpn ^ vpn >> 9 ^ pdb.addr >> 12) as usize & (ENTRIES - 1)
 }
 
 impl UtlbGuard<'_> {
@@ -248,8 +187,8 @@ impl UtlbGuard<'_> {
         let mut state = self.state.borrow_mut();
         let vpn = va >> 12;
         if let (Some(pdb), false) = (space.pdb, state.slow) {
-            let entry = &state.entries[slot(pdb, vpn)];
-            if entry.vpn == vpn && entry.pdb == pdb && entry.allowed & 1 << access as u8 != 0 {
+            let entry = state.entries.at(slot(pdb, vpn));
+            if entry.is_of(pdb, vpn) && entry.allowed & 1 << access as u8 != 0 {
                 if let (Some(page), Some(pte)) = (entry.page, entry.pte) {
                     // SAFETY: By the invariant of `Entry`.
                     if unsafe { HostPtr::new(pte, 8) }.load(8) == entry.raw {
@@ -315,14 +254,14 @@ impl UtlbGuard<'_> {
         let vpn = va >> 12;
         let at = slot(pdb, vpn);
         let forget = shared.mode == TlbMode::Random && state.rng.one_in(64);
-        let entry = &state.entries[at];
-        if entry.vpn != vpn || entry.pdb != pdb || forget || shared.mode == TlbMode::None {
+        let known = state.entries.at(at).is_of(pdb, vpn);
+        if !known || forget || shared.mode == TlbMode::None {
             let walked = shared.lookup(self.utlb.client.hub, pdb, va, forget);
-            state.entries[at] = fill(pdb, vpn, &walked);
+            state.entries.fill(pdb, vpn, &walked);
         }
         self.resolve(state, at);
         self.count_stale(state, at);
-        let entry = &state.entries[at];
+        let entry = state.entries.at(at);
         let found = match entry.outcome {
             Outcome::Fault(ty) => return refuse(ty),
             Outcome::Leaf(leaf) => {
@@ -336,7 +275,7 @@ impl UtlbGuard<'_> {
                 if access == Access::Atomic && leaf.atomic_disable {
                     return refuse(FaultType::Atomic);
                 }
-                if shared.poisoned(leaf.at.offset(leaf_offset(va, entry.shift))) {
+                if shared.poisoned(leaf.at.offset(leaf_offset(va, entry.shift()))) {
                     return refuse(FaultType::Poison);
                 }
                 if entry.page.is_some() && self.counts(&leaf) {
@@ -376,7 +315,7 @@ impl UtlbGuard<'_> {
     /// Finds the host addresses of an entry, and what it allows at once.
     fn resolve(&self, state: &mut State, at: usize) {
         let shared = &*self.utlb.shared;
-        let entry = &mut state.entries[at];
+        let entry = state.entries.at_mut(at);
         let pointer = |at: PhysAddr, len| {
             let ptr = if at.aperture.is_sys() {
                 state.map.resolve(at.addr, len)
@@ -388,7 +327,9 @@ impl UtlbGuard<'_> {
         // INVARIANT: Both point into VRAM or `state.map`, for 8 and 4096 bytes.
         entry.pte = entry.pte_at.and_then(|at| pointer(at, 8));
         if let Outcome::Leaf(leaf) = entry.outcome {
-            let at = leaf.at.offset(leaf_offset(entry.vpn << 12, entry.shift));
+            let at = leaf
+                .at
+                .offset(leaf_offset(entry.vpn() << 12, entry.shift()));
             entry.page = pointer(at, 4096);
             let poisoned = shared.poisoned(at);
             entry.sys = leaf.at.aperture.is_sys();
@@ -410,21 +351,21 @@ impl UtlbGuard<'_> {
     /// Compares an entry with memory.
     fn count_stale(&self, state: &mut State, at: usize) {
         let shared = &*self.utlb.shared;
-        let entry = &state.entries[at];
+        let entry = state.entries.at(at);
         let mut differs = entry.pte.is_some_and(|pte| {
             // SAFETY: By the invariant of `Entry`.
             unsafe { HostPtr::new(pte, 8) }.load(8) != entry.raw
         });
         if shared.full_shadow && !differs {
             let mem = shared.mem.enter();
-            let now = shared.walk_memory(&mem, entry.pdb, entry.vpn << 12);
+            let now = shared.walk_memory(&mem, entry.pdb(), entry.vpn() << 12);
             differs = now.outcome != entry.outcome;
         }
         if differs {
-            let (shift, level) = (entry.shift.into(), entry.level);
-            tracing::debug!("stale hit at {:#x}, PDB {}", entry.vpn << 12, entry.pdb);
+            let (shift, level) = (entry.shift(), entry.level());
+            tracing::debug!("stale hit at {:#x}, PDB {}", entry.vpn() << 12, entry.pdb());
             shared.stale.fetch_add(1, Ordering::SeqCst);
-            let key = (entry.pdb, entry.vpn);
+            let key = (entry.pdb(), entry.vpn());
             state.stale.entry(key).or_insert((0, shift, level)).0 += 1;
         }
     }
@@ -434,19 +375,6 @@ fn bit(access: Access) -> u8 {
     1 << access as u8
 }
 
-fn leaf_offset(va: u64, shift: u8) -> u64 {
+fn leaf_offset(va: u64, shift: u32) -> u64 {
     va & ((1 << shift) - 1) & !0xfff
-}
-
-fn fill(pdb: PhysAddr, vpn: u64, walked: &Walked) -> Entry {
-    Entry {
-        vpn,
-        pdb,
-        level: walked.level,
-        shift: walked.shift as u8,
-        raw: walked.entry.map_or(0, |e| e.1),
-        outcome: walked.outcome,
-        pte_at: walked.entry.map(|e| e.0),
-        ..Entry::EMPTY
-    }
 }
