@@ -61,13 +61,6 @@ pub enum Stop {
     NotCode,
 }
 
-impl From<Fault> for Stop {
-    #[cold]
-    fn from(fault: Fault) -> Self {
-        Stop::Fault(Box::new(fault))
-    }
-}
-
 /// One hart's way to memory while it has its turn.
 pub struct Lsu<'a, 'u> {
     pub core: &'a Core,
@@ -104,7 +97,8 @@ impl<'a> Lsu<'a, '_> {
 
     #[inline]
     fn translate(&self, va: u64, access: Access) -> Result<Translation<'a>, Stop> {
-        Ok(self.guard.translate(self.space, va, access)?)
+        let found = self.guard.translate(self.space, va, access);
+        found.map_err(Stop::Fault)
     }
 
     fn part(&self, va: u64, access: Access) -> Result<Part<'a>, Stop> {
@@ -207,7 +201,10 @@ impl Bus for Lsu<'_, '_> {
             Some(code) => code,
             None => match self.guard.translate(self.space, page, Access::Fetch) {
                 Ok(t) => self.icache.get(t.ptr),
-                Err(fault) => return Err(Fault { va, ..fault }.into()),
+                Err(mut fault) => {
+                    fault.va = va;
+                    return Err(Stop::Fault(fault));
+                }
             },
         };
         self.fetched = Some(code.clone());

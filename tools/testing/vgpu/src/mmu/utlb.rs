@@ -177,13 +177,15 @@ impl UtlbGuard<'_> {
     /// # Errors
     ///
     /// The fault, to be handed to [`crate::core::Core::report_fault`].
-    #[inline]
+    // Always inline, and with the fault in a box, so that the result of a hit
+    // stays in registers. Everything else is out of line.
+    #[inline(always)]
     pub fn translate(
         &self,
         space: &Space,
         va: u64,
         access: Access,
-    ) -> Result<Translation<'_>, Fault> {
+    ) -> Result<Translation<'_>, Box<Fault>> {
         let mut state = self.state.borrow_mut();
         let vpn = va >> 12;
         if let (Some(pdb), false) = (space.pdb, state.slow) {
@@ -212,9 +214,10 @@ impl UtlbGuard<'_> {
         }
     }
 
-    fn fault(&self, space: &Space, va: u64, access: Access, ty: FaultType) -> Fault {
+    #[cold]
+    fn fault(&self, space: &Space, va: u64, access: Access, ty: FaultType) -> Box<Fault> {
         let fetch = access == Access::Fetch;
-        Fault {
+        Box::new(Fault {
             space: *space,
             va,
             ty,
@@ -232,17 +235,18 @@ impl UtlbGuard<'_> {
             } else {
                 space.replay_data
             },
-        }
+        })
     }
 
     #[cold]
+    #[inline(never)]
     fn translate_slow(
         &self,
         state: &mut State,
         space: &Space,
         va: u64,
         access: Access,
-    ) -> Result<Translation<'_>, Fault> {
+    ) -> Result<Translation<'_>, Box<Fault>> {
         let shared = &*self.utlb.shared;
         let refuse = |ty| Err(self.fault(space, va, access, ty));
         let Some(pdb) = space.pdb else {

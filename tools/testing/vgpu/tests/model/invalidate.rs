@@ -31,6 +31,15 @@ fn load(rig: &Rig, tables: &Tables, va: u64) -> Result<u64, FaultType> {
 }
 
 #[test]
+fn a_hit_returns_no_room_for_a_fault() {
+    let (rig, tables) = warm(Config::default());
+    let space = rig.space(0, tables.root);
+    let guard = rig.engine.utlbs[0].enter();
+    let found = guard.translate(&space, VA, Access::Read);
+    assert!(found.is_ok() && size_of_val(&found) <= 3 * size_of::<usize>());
+}
+
+#[test]
 fn stale_entries_stay_and_are_counted_until_invalidated() {
     for mmu in [MmuVersion::V2, MmuVersion::V3] {
         let (mut rig, mut tables) = warm(Config {

@@ -44,8 +44,8 @@ impl FakeEngine {
         access: Access,
     ) -> Result<u64, Fault> {
         let guard = self.utlbs[group].enter();
-        let found = guard.translate(space, va, access)?;
-        Ok(found.ptr.load(8))
+        let found = guard.translate(space, va, access);
+        found.map(|found| found.ptr.load(8)).map_err(|fault| *fault)
     }
 
     pub fn parked_count(&self) -> usize {
