@@ -2,7 +2,7 @@
 //! Methods of the copy engine, and what it tells the host.
 
 use super::pbdma::{Context, Done};
-use super::{Host, StopReason, RUNLISTS};
+use super::{Host, StopReason};
 use crate::copy::{physical, Launch};
 use crate::core::Core;
 use crate::lock;
@@ -45,13 +45,5 @@ impl Host {
         lock(&self.state).copy_status |= status;
         let info = u64::from(n) << 32 | u64::from(status);
         self.stop_channel(core, chid, StopReason::CopyError, info);
-    }
-
-    /// A semaphore was released that any channel may wait for.
-    pub(crate) fn semaphore_released(&self) {
-        let polling = |r: &usize| lock(&self.state).runlists[*r].polling;
-        for r in (0..RUNLISTS).filter(polling) {
-            self.kick(r);
-        }
     }
 }

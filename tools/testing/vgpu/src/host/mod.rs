@@ -16,6 +16,7 @@ mod registers;
 mod runlist;
 mod schedule;
 mod semaphore;
+mod wake;
 
 pub(crate) use memop::cancel_access;
 pub use schedule::start;
@@ -118,8 +119,8 @@ struct Runlist {
     leaving: Vec<(u32, u32)>,
     /// The thread has something to look at.
     kicked: bool,
-    /// It looks again by itself, for a semaphore perhaps.
-    polling: bool,
+    /// Acquires of the current pass that have to wait.
+    acquiring: u32,
     disabled: bool,
     /// Preempt all of it.
     preempt: bool,
@@ -191,19 +192,6 @@ impl Host {
             wake: Default::default(),
             lanes: std::array::from_fn(|_| Mutex::default()),
             doorbells: AtomicU64::new(0),
-        }
-    }
-
-    /// Has the runlist's thread look around.
-    pub fn kick(&self, runlist: usize) {
-        lock(&self.state).runlists[runlist].kicked = true;
-        self.wake[runlist].notify_all();
-    }
-
-    /// As [`Host::kick`], both of them.
-    fn kick_all(&self) {
-        for r in 0..RUNLISTS {
-            self.kick(r);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::lock;
 use crate::mmu::{Client, Utlb, CLIENT_HUB_HOST};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -60,33 +60,7 @@ fn run(core: &Core, units: &Units) {
     let host = &core.host;
     let r = units.runlist;
     let mut next: Option<Instant> = None;
-    loop {
-        let mut state = lock(&host.state);
-        loop {
-            if state.stop {
-                return;
-            }
-            if std::mem::take(&mut state.runlists[r].kicked) {
-                break;
-            }
-            state.runlists[r].polling = next.is_some();
-            state = match next {
-                None => host.wake[r]
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(due) => {
-                    let time = due.saturating_duration_since(Instant::now());
-                    if time.is_zero() {
-                        break;
-                    }
-                    host.wake[r]
-                        .wait_timeout(state, time)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
-        }
-        drop(state);
+    while host.next_pass(r, next) {
         next = None;
         if core.removed() {
             continue;

@@ -3,7 +3,7 @@
 
 use super::pbdma::{access, Context, Done};
 use super::schedule::Units;
-use super::{StopReason, RUNLISTS};
+use super::StopReason;
 use crate::core::Core;
 use crate::mmu::Access;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -157,34 +157,39 @@ impl Context {
             }
         }
         let space = self.channel.host;
-        let made = access(core, &units.host, &space, va, kind, |found| match op {
-            Operation::Acquire(compare) => compare.holds(found.ptr.load(size), payload, size),
-            Operation::Release => {
-                if stamp {
-                    found.ptr.add(8).store(8, timestamp());
+        let make = || {
+            access(core, &units.host, &space, va, kind, |found| match op {
+                Operation::Acquire(compare) => compare.holds(found.ptr.load(size), payload, size),
+                Operation::Release => {
+                    if stamp {
+                        found.ptr.add(8).store(8, timestamp());
+                    }
+                    core.atomics.store(found.ptr, size, payload);
+                    true
                 }
-                core.atomics.store(found.ptr, size, payload);
-                true
-            }
-            Operation::Reduce(reduction) => {
-                let signed = execute & UNSIGNED == 0;
-                core.atomics.rmw(found.ptr, size, found.sys, va, |old| {
-                    reduction.apply(old, payload, size, signed)
-                });
-                true
-            }
-        });
-        match (made, op) {
-            (None, _) => Done::Faulted { engine: false },
-            (Some(true), Operation::Acquire(_)) => Done::Yes,
-            (Some(true), _) => {
-                // Somebody may be waiting for this value.
-                for r in (0..RUNLISTS).filter(|&r| r != units.runlist) {
-                    core.host.kick(r);
+                Operation::Reduce(reduction) => {
+                    let signed = execute & UNSIGNED == 0;
+                    core.atomics.rmw(found.ptr, size, found.sys, va, |old| {
+                        reduction.apply(old, payload, size, signed)
+                    });
+                    true
                 }
-                Done::Yes
+            })
+        };
+        let made = match op {
+            Operation::Acquire(_) => core.host.acquire(units.runlist, make),
+            Operation::Release | Operation::Reduce(_) => {
+                let made = make();
+                if made.is_some() {
+                    core.host.semaphore_released();
+                }
+                made
             }
-            (Some(false), _) => self.keep_acquiring(),
+        };
+        match made {
+            None => Done::Faulted { engine: false },
+            Some(true) => Done::Yes,
+            Some(false) => self.keep_acquiring(),
         }
     }
 
@@ -204,7 +209,14 @@ impl Context {
 
 #[cfg(test)]
 mod tests {
+    use super::super::channel::Loaded;
+    use super::super::{RUNLIST_KERNEL, RUNLIST_USER};
     use super::*;
+    use crate::config::Config;
+    use crate::mem::{Aperture, PhysAddr};
+    use crate::mmu::{Client, Space, CLIENT_HUB_HOST};
+    use crate::{lock, InterruptSink};
+    use std::sync::Arc;
 
     #[test]
     fn compares() {
@@ -226,5 +238,62 @@ mod tests {
         assert_eq!(r(Reduction::Inc, 5, 5, false), 0);
         assert_eq!(r(Reduction::Dec, 0, 5, false), 5);
         assert_eq!(r(Reduction::Dec, 9, 5, false), 5);
+    }
+    struct NoInterrupts;
+
+    impl InterruptSink for NoInterrupts {
+        fn raise(&self, _: u32) {}
+    }
+
+    /// Makes a channel whose address space is sparse: its semaphores read 0.
+    fn channel(core: &Core, runlist: usize) -> (Context, Units) {
+        const SPARSE: u64 = 1 << 3;
+        let at = PhysAddr::new(Aperture::Vid, 0);
+        core.mem.enter().write_u64(at, SPARSE).unwrap();
+        let space = Space {
+            inst: at,
+            pdb: Some(at),
+            engine: 0,
+            replay_data: false,
+            replay_fetch: false,
+            privileged: false,
+        };
+        let context = Context::new(Loaded {
+            chid: 0,
+            inst: at,
+            userd: at,
+            gp_base: 0,
+            gp_entries: 1,
+            privileged: false,
+            physical_copy: false,
+            acquire_ns: None,
+            veid: 0,
+            host: space,
+            engine: space,
+        });
+        let host = core.mmu.add_utlb(Client::hub(CLIENT_HUB_HOST));
+        (context, Units { runlist, host })
+    }
+
+    #[test]
+    fn releases_and_reductions_kick_the_acquiring_runlist() {
+        const ACQUIRE: u32 = 0;
+        let core = Core::new(Config::default(), Arc::new(NoInterrupts)).unwrap();
+        let (mut user, user_units) = channel(&core, RUNLIST_USER);
+        let (mut kernel, kernel_units) = channel(&core, RUNLIST_KERNEL);
+        user.semaphore = [0, 0, 1, 0];
+        for release in [1, 6] {
+            let mut kicked_by = |execute| {
+                let done = kernel.semaphore_execute(&core, &kernel_units, execute);
+                assert!(matches!(done, Done::Yes));
+                lock(&core.host.state).runlists.each_ref().map(|r| r.kicked)
+            };
+            assert_eq!(kicked_by(release), [false, false]);
+            let done = user.semaphore_execute(&core, &user_units, ACQUIRE);
+            assert!(matches!(done, Done::Poll(_)));
+            assert_eq!(kicked_by(ACQUIRE), [false, false]);
+            assert_eq!(kicked_by(release), [false, true]);
+            assert!(core.host.next_pass(RUNLIST_USER, None));
+        }
     }
 }
