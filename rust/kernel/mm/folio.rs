@@ -26,7 +26,10 @@ use core::{
 
 mod holder;
 
-pub(super) use self::holder::FolioHolder;
+pub(super) use self::holder::{
+    FolioHolder,
+    FolioHolderSlot, //
+};
 
 /// Marks the folio of `pfn` dirty, without its lock, and, if it is not a device's memory, accessed.
 /// Returns the first frame behind the folio.

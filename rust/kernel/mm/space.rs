@@ -23,6 +23,9 @@
 //! acknowledged the flush, or cannot reach memory any more. Locks, lifetimes, dirty marks, DMA
 //! mappings and the release of pages do not depend on the driver.
 //!
+//! A space that was not closed goes on to call the driver. So a module keeps itself loaded until
+//! [`Space::close`] and [`Space::barrier`] returned.
+//!
 //! # Locking
 //!
 //! 1. `mmap_lock`, taken in here and in [`hmm`](super::hmm), never by the driver
@@ -39,11 +42,12 @@
 //!
 //! Core mm announces a change in two passes over all intervals hit: the first takes the lock,
 //! advances the sequence, clears PTEs, marks folios dirty and starts a flush; the second waits for
-//! the flush. A page whose PTE was cleared *leaves* with that one flush. When it is acknowledged,
-//! exactly the pages that leave with it are unmapped from DMA and forgotten. So it does not matter
-//! in which order flushes are acknowledged, nor what was mapped beside or between them: a page that
-//! was committed through a nested interval after one flush began, and revoked by the next, stays
-//! mapped for DMA until the next is acknowledged.
+//! the flush. A page whose PTE was cleared *leaves* with that one flush. When it is acknowledged, or
+//! a later one that covers the page, the page is unmapped from DMA and forgotten; no flush frees a
+//! page that leaves with a later one. So it does not matter in which order flushes are acknowledged,
+//! nor what was mapped beside or between them: a page that was committed through a nested interval
+//! after one flush began, and revoked by the next, stays mapped for DMA until the next is
+//! acknowledged.
 //!
 //! A page that is leaving cannot be mapped anew. A change that hits one has a flush of its own:
 //! waiting for the other one would deadlock where both belong to one change. A change that must not
@@ -58,7 +62,8 @@
 //! # Intervals
 //!
 //! The space watches aligned *nodes*, created by [`MmSession::node`] where something is about to be
-//! mapped. A worker removes those in which nothing is mapped any more.
+//! mapped. A worker removes those in which nothing is mapped any more and to which no
+//! [`IntervalRef`] exists.
 //! `mmu_interval_notifier_remove()` does not advance the sequence, so a commit on the way could map
 //! pages that nobody would take away again. So a node is first marked dead under the lock, and its
 //! pages are revoked; commits see the mark.
@@ -113,7 +118,7 @@
 //! // The same once more changes nothing. Something else has to wait until the first is revoked.
 //! assert_eq!(bind(&space, range, 0x1000, &mut supplies)?, [0, 0, 0]);
 //! assert_eq!(bind(&space, range, 0x4000, &mut supplies)?, [0, 0, 0]);
-//! space.revoke(range, |_| Ok(()))?;
+//! space.revoke(range, |_, _| Ok(()))?;
 //! assert_eq!(bind(&space, range, 0x4000, &mut supplies)?, [range.pages(), 0, 0]);
 //!
 //! // A closed space maps nothing.
@@ -148,6 +153,7 @@ use crate::{
     ptr::Alignment,
     sync::{
         aref::ARef,
+        atomic::AtomicFlag,
         Arc,
         CondVar,
         Mutex,
@@ -319,6 +325,8 @@ pub struct Space<T: Mirror> {
     ops: T,
     #[pin]
     protected: Mutex<Protected<T>>,
+    /// A node may have become empty.
+    wants_prune: AtomicFlag,
     /// Intervals that were dropped without having been removed; the worker's list.
     #[pin]
     dropped: SpinLock<Option<Arc<Node<T>>>>,
@@ -367,6 +375,7 @@ impl<T: Mirror> Space<T> {
                 node_size,
                 ops <- ops,
                 protected <- new_mutex!(Protected::new(tables, state), "Space::protected"),
+                wants_prune: AtomicFlag::new(false),
                 dropped <- new_spinlock!(None, "Space::dropped"),
                 registered <- new_mutex!(0, "Space::registered"),
                 none_left <- new_condvar!("Space::none_left"),
@@ -376,10 +385,15 @@ impl<T: Mirror> Space<T> {
         )?;
         // The first interval of a process is the only one whose insertion takes `mmap_lock`. It
         // stays as long as the space.
-        let session = this.enter().ok_or(ESRCH)?;
-        session.node(VirtAddr::new(0))?;
-        drop(session);
-        Ok(this)
+        let first = match this.enter() {
+            Some(session) => session.node(VirtAddr::new(0)).map(|_| ()),
+            None => Err(ESRCH),
+        };
+        if first.is_err() {
+            this.close();
+            this.barrier();
+        }
+        first.map(|()| this)
     }
 
     /// The address space.

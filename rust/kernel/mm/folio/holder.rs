@@ -68,27 +68,56 @@ fn has(mut list: &Option<KBox<Entry>>, thread: usize) -> bool {
     false
 }
 
+/// The memory for a [`FolioHolder`], had before a folio is locked.
+pub(in crate::mm) struct FolioHolderSlot(KBox<Entry>);
+
+impl FolioHolderSlot {
+    /// Checks that the calling thread has no folio locked. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if it has; [`ENOMEM`].
+    pub(in crate::mm) fn new() -> Result<Self> {
+        let entry = KBox::new(
+            Entry {
+                thread: 0,
+                next: None,
+            },
+            GFP_KERNEL,
+        )?;
+        holders()?;
+        if FolioHolder::is_current() {
+            return Err(EBUSY);
+        }
+        Ok(Self(entry))
+    }
+
+    /// Notes that the calling thread has folios locked.
+    pub(in crate::mm) fn engage(self) -> FolioHolder {
+        let thread = this_thread();
+        let mut entry = self.0;
+        entry.thread = thread;
+        if let Some(holders) = HOLDERS.as_ref() {
+            let mut list = holders.lock();
+            entry.next = list.take();
+            *list = Some(entry);
+            COUNT.fetch_add(1usize, Relaxed);
+        }
+        FolioHolder {
+            thread,
+            _not_send: NotThreadSafe,
+        }
+    }
+}
+
 impl FolioHolder {
     /// Notes that the calling thread is about to lock folios. May sleep.
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if it has folios locked already; [`ENOMEM`].
+    /// As for [`FolioHolderSlot::new`].
     pub(in crate::mm) fn new() -> Result<Self> {
-        let thread = this_thread();
-        let mut entry = KBox::new(Entry { thread, next: None }, GFP_KERNEL)?;
-        let mut list = holders()?.lock();
-        if has(&list, thread) {
-            drop(list);
-            return Err(EBUSY);
-        }
-        entry.next = list.take();
-        *list = Some(entry);
-        COUNT.fetch_add(1usize, Relaxed);
-        Ok(Self {
-            thread,
-            _not_send: NotThreadSafe,
-        })
+        Ok(FolioHolderSlot::new()?.engage())
     }
 
     /// Whether the calling thread has folios locked.

@@ -43,7 +43,10 @@ use crate::{
             Pfn,
             VirtAddr, //
         },
-        folio::FolioHolder,
+        folio::{
+            FolioHolder,
+            FolioHolderSlot, //
+        },
         space::{
             IntervalRef,
             MmSession, //
@@ -174,6 +177,9 @@ impl<T: Mirror> MmSession<'_, T> {
     /// say [`ExclusiveError::Unsupported`], at this moment; [`None`] if there is no such mapping in
     /// it. Takes `mmap_lock`.
     pub fn first_unsupported(&self, range: PageRange) -> Option<PageRange> {
+        if FolioHolder::is_current() {
+            return None;
+        }
         let _mmap = self.mm().mmap_read_lock();
         let mut rest = range;
         loop {
@@ -229,7 +235,7 @@ impl<T: Mirror> MmSession<'_, T> {
         self.fault_in(interval, range, true, timeout, buf)
             .map_err(ExclusiveError::Fault)?;
 
-        let holder = FolioHolder::new().map_err(|error| {
+        let slot = FolioHolderSlot::new().map_err(|error| {
             ExclusiveError::Fault(match error {
                 EBUSY => FaultError::Invalid,
                 _ => FaultError::NoMemory,
@@ -286,7 +292,9 @@ impl<T: Mirror> MmSession<'_, T> {
             range,
             interval: interval.clone(),
             seq,
-            _holder: holder,
+            // Not before: to make a page of device memory exclusive, core mm brings it home first, by
+            // a migration in this thread.
+            _holder: slot.engage(),
             _mmap: mmap,
         })
     }

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::mm::{
     addr::PageRange,
+    folio::FolioHolder,
     space::{
         IntervalRef,
         MmSession, //
@@ -113,9 +114,12 @@ impl<'s, T: Mirror> MmSession<'s, T> {
     ///
     /// # Errors
     ///
-    /// [`FaultError::Dying`].
+    /// [`FaultError::Dying`]; [`FaultError::Invalid`] if the thread has a folio locked.
     pub fn lock_mappings<'h>(&'h mut self) -> Result<LockedMappings<'h, 's, T>, FaultError> {
         let session: &'h Self = self;
+        if FolioHolder::is_current() {
+            return Err(FaultError::Invalid);
+        }
         match session.mm().mmap_read_lock_killable() {
             Ok(mmap) if session.is_stable() => Ok(LockedMappings { session, mmap }),
             _ => Err(FaultError::Dying),

@@ -307,7 +307,7 @@ mod cases {
 
         // SAFETY: The page stays in its file to the end of the test.
         assert!(!unsafe { folio_is_dirty(pfn) });
-        f.space.revoke(page, |_| Ok(()))?;
+        f.space.revoke(page, |_, _| Ok(()))?;
         // SAFETY: As above.
         assert!(unsafe { folio_is_dirty(pfn) });
         Ok(())

@@ -32,7 +32,7 @@ impl<'m, T: Mirror, S> Unflushed<'m, T, S> {
     }
 
     /// Waits, for a bounded time, until the device acknowledged.
-    pub(super) fn flushed(self) -> S {
+    pub(in crate::mm) fn flushed(self) -> S {
         drop(self.deferred);
         self.stage
     }

@@ -112,7 +112,7 @@ impl<W: Watcher> Notifier<W> {
                 mm.as_raw(),
                 self.range.start().as_usize(),
                 self.range.len(),
-                &Self::OPS,
+                Self::OPS,
             )
         })
     }
@@ -129,11 +129,12 @@ impl<W: Watcher> Notifier<W> {
         unsafe { bindings::mmu_interval_notifier_remove(self.raw.get()) };
     }
 
-    const OPS: bindings::mmu_interval_notifier_ops = bindings::mmu_interval_notifier_ops {
-        invalidate: None,
-        invalidate_start: Some(Self::start),
-        invalidate_finish: Some(Self::finish),
-    };
+    const OPS: &'static bindings::mmu_interval_notifier_ops =
+        &bindings::mmu_interval_notifier_ops {
+            invalidate: None,
+            invalidate_start: Some(Self::start),
+            invalidate_finish: Some(Self::finish),
+        };
 
     /// # Safety
     ///

@@ -98,7 +98,7 @@ impl<'a, T: Mirror> Deferred<'a, T> {
 impl<T: Mirror> Drop for Deferred<'_, T> {
     fn drop(&mut self) {
         if let Some(pending) = self.pending.take() {
-            self.space.complete(pending);
+            self.space.complete_in_callback(pending);
         }
     }
 }

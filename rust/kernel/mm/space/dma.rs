@@ -33,7 +33,7 @@ const FLAGS: usize = bindings::hmm_pfn_flags_HMM_PFN_FLAGS;
 ///   page each.
 /// - An entry of `raw.pfn_list` is zero or has `HMM_PFN_VALID`. If it has `HMM_PFN_DMA_MAPPED`, too,
 ///   the page is mapped for DMA; else it is device memory.
-/// - `mapped` is the number of entries with `HMM_PFN_DMA_MAPPED`.
+/// - `mapped` is the number of entries with `HMM_PFN_DMA_MAPPED`, or more if some were leaked.
 pub(super) struct DmaMap {
     raw: bindings::hmm_dma_map,
     handle: Arc<BoundHandle>,
@@ -65,6 +65,11 @@ impl DmaMap {
             pages,
             mapped: 0,
         })
+    }
+
+    /// Whether the map is for the device of `handle`.
+    pub(super) fn is_for(&self, handle: &Arc<BoundHandle>) -> bool {
+        Arc::ptr_eq(&self.handle, handle)
     }
 
     fn entries(&self) -> &[usize] {
@@ -123,8 +128,7 @@ impl DmaMap {
     /// Empties entry `index`, whose page the device cannot reach any more. Does not sleep. Without
     /// `dev`, an unbound device, the mapping for DMA is leaked.
     pub(super) fn unmap(&mut self, dev: Option<&Device<Bound>>, index: usize) {
-        if *self.entry_mut(index) & MAPPED != 0 {
-            let Some(dev) = dev else { return };
+        if let Some(dev) = dev.filter(|_| *self.entry_mut(index) & MAPPED != 0) {
             // SAFETY: `raw` was set up for `dev`, which is bound, and `index` is within.
             unsafe { bindings::hmm_dma_unmap_pfn(dev.as_raw(), &mut self.raw, index) };
             self.mapped -= 1;

@@ -5,8 +5,8 @@
 //! Lock order:
 //!
 //! 1. page-table lock
-//! 2. `Watch::end`
-//! 3. `Space::dropped`
+//! 2. `Space::dropped`
+//! 3. `Watch::end`
 //!
 //! `Space::registered` is a leaf.
 
@@ -24,26 +24,28 @@ use super::{
 };
 use crate::{
     bindings,
-    mm::mmu_interval::{
-        Change,
-        Notifier,
-        Watcher,
-        WouldBlock, //
+    mm::{
+        folio::FolioHolder,
+        mmu_interval::{
+            Change,
+            Notifier,
+            Watcher,
+            WouldBlock, //
+        },
     },
     new_spinlock,
     prelude::*,
-    rbtree::{
-        RBTree,
-        RBTreeNode, //
-    },
+    rbtree::RBTreeNodeReservation,
     sync::{
         atomic::{
             Atomic,
+            Full,
             Relaxed, //
         },
         Arc,
         SpinLock, //
     },
+    warn_on,
     workqueue::{
         self,
         Work,
@@ -59,9 +61,13 @@ pub(in crate::mm) type Node<T> = Notifier<Watch<T>>;
 pub(in crate::mm) struct Watch<T: Mirror> {
     space: Arc<Space<T>>,
     /// The interval around it, if it watches pages a second time.
-    outer: Option<Arc<Node<T>>>,
+    outer: Option<IntervalRef<T>>,
     /// Changed and relied on under the page-table lock only.
     dead: Atomic<bool>,
+    /// How many [`IntervalRef`]s there are. The first one is made under the page-table lock.
+    refs: Atomic<usize>,
+    /// The worker left the node alone since there were some.
+    is_spared: Atomic<bool>,
     #[pin]
     end: SpinLock<End<T>>,
 }
@@ -89,14 +95,14 @@ impl<T: Mirror> Watch<T> {
             || self
                 .outer
                 .as_ref()
-                .is_some_and(|outer| outer.watcher().is_dead())
+                .is_some_and(|outer| outer.0.watcher().is_dead())
     }
 
     /// Completes the flush that [`Guard::kill`] started, if that was not done yet.
     fn settle(&self) {
         let pending = self.end.lock().pending.take();
-        if let Some(pending) = pending {
-            self.space.complete(pending);
+        if pending.is_some_and(|pending| self.space.complete(pending)) {
+            self.space.drop_discarded();
         }
     }
 }
@@ -109,7 +115,7 @@ impl<T: Mirror> Watcher for Watch<T> {
     }
 
     fn finish(node: &Node<T>, pending: Pending<T>) {
-        node.watcher().space.complete(pending);
+        node.watcher().space.complete_in_callback(pending);
     }
 }
 
@@ -121,7 +127,10 @@ impl<T: Mirror> Guard<'_, T> {
             return;
         }
         watch.dead.store(true, Relaxed);
-        if watch.outer.is_none() {
+        let key = watch.space.node_key(node.range().start());
+        let other = self.inner.nodes.get(&key);
+        let is_other = other.is_some_and(|other| !core::ptr::eq(&**other.node(), node));
+        if watch.outer.is_none() && !is_other {
             let event = Event::new(node.range(), Reason::Unwatch, Start::Unwatch);
             let pending = self.revoke(&event);
             watch.end.lock().pending = pending;
@@ -141,13 +150,15 @@ impl<T: Mirror> Interval<T> {
     fn insert(
         session: &MmSession<'_, T>,
         range: PageRange,
-        outer: Option<Arc<Node<T>>>,
+        outer: Option<IntervalRef<T>>,
     ) -> Result<Self> {
         let space = session.space();
         let watch = pin_init!(Watch {
             space: space.clone(),
             outer,
             dead: Atomic::new(false),
+            refs: Atomic::new(0),
+            is_spared: Atomic::new(false),
             end <- new_spinlock!(End { pending: None, next: None }, "Watch::end"),
         });
         let node = Node::new(range, watch)?;
@@ -163,6 +174,12 @@ impl<T: Mirror> Interval<T> {
         Ok(Self(Some(node)))
     }
 
+    fn handle(&self) -> IntervalRef<T> {
+        let node = self.node().clone();
+        node.watcher().refs.fetch_add(1usize, Full);
+        IntervalRef(node)
+    }
+
     fn node(&self) -> &Arc<Node<T>> {
         // PANIC: `None` only in `remove` and `drop`, which take the node.
         self.0.as_ref().expect("registered")
@@ -176,9 +193,9 @@ impl<T: Mirror> Interval<T> {
             node.watcher().settle();
             // SAFETY:
             // - Registered and, as `self` is used up, never unregistered again.
-            // - No callback gets here, and no holder of the page-table lock: only the worker, `prune`
-            //   and `OwnInterval::remove` call this. The latter takes a session, of which callbacks
-            //   have none; a driver that calls it with a lock held gets a report of lockdep.
+            // - Only the worker, `prune` and `OwnInterval::remove` call this. A driver that calls the
+            //   latter in a callback, for which it would have to make a session there, or with a lock
+            //   held that a callback takes, waits for itself; no memory is at risk.
             unsafe { node.unregister() };
             // The node may be the last to keep the space.
             let space = node.watcher().space.clone();
@@ -202,12 +219,26 @@ impl<T: Mirror> Drop for Interval<T> {
     }
 }
 
-/// Refers to an interval, dead or alive.
+/// Refers to an interval, dead or alive. As long as one exists the node is not removed though nothing
+/// is mapped in it.
 pub struct IntervalRef<T: Mirror>(pub(in crate::mm) Arc<Node<T>>);
 
 impl<T: Mirror> Clone for IntervalRef<T> {
     fn clone(&self) -> Self {
+        self.0.watcher().refs.fetch_add(1usize, Full);
         Self(self.0.clone())
+    }
+}
+
+impl<T: Mirror> Drop for IntervalRef<T> {
+    fn drop(&mut self) {
+        let watch = self.0.watcher();
+        // ORDERING: `prune` says that it spared the node before it looks at the count, and this
+        // changes the count before it looks whether the node was spared. One sees the other.
+        if watch.refs.fetch_sub(1usize, Full) == 1 && watch.is_spared.load(Relaxed) {
+            watch.space.wants_prune.store(true, Relaxed);
+            watch.space.wake_worker();
+        }
     }
 }
 
@@ -226,7 +257,7 @@ pub struct OwnInterval<T: Mirror>(Interval<T>);
 impl<T: Mirror> OwnInterval<T> {
     /// A reference for looking into the memory.
     pub fn handle(&self) -> IntervalRef<T> {
-        IntervalRef(self.0.node().clone())
+        self.0.handle()
     }
 
     /// Ends the interval. Nothing is revoked: the outer one still watches the pages.
@@ -236,7 +267,10 @@ impl<T: Mirror> OwnInterval<T> {
     pub fn remove(self, _session: &MmSession<'_, T>) {
         let node = self.0.node();
         node.watcher().space().lock().kill(node);
-        self.0.remove();
+        // A thread that has a folio locked leaves it to the worker.
+        if !FolioHolder::is_current() {
+            self.0.remove();
+        }
     }
 }
 
@@ -251,17 +285,15 @@ impl<T: Mirror> MmSession<'_, T> {
     pub fn node(&self, addr: VirtAddr) -> Result<IntervalRef<T>> {
         let space = self.space();
         let key = space.node_key(addr);
-        let known = |guard: &Guard<'_, T>| {
-            let node = guard.inner.nodes.get(&key)?.node();
-            Some(IntervalRef(node.clone()))
-        };
+        let known = |guard: &Guard<'_, T>| Some(guard.inner.nodes.get(&key)?.handle());
         if let Some(node) = known(&space.lock()) {
             return Ok(node);
         }
         let range = PageRange::block(addr, space.node_size)?;
+        let entry = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let interval = Interval::insert(self, range, None)?;
-        let watched = IntervalRef(interval.node().clone());
-        let entry = RBTreeNode::new(key, interval, GFP_KERNEL)?;
+        let watched = interval.handle();
+        let entry = entry.into_node(key, interval);
         let mut guard = space.lock();
         if guard.is_closed() {
             drop(guard);
@@ -291,7 +323,7 @@ impl<T: Mirror> MmSession<'_, T> {
         if !self.watches(outer, range) {
             return Err(EINVAL);
         }
-        let outer = Some(outer.0.clone());
+        let outer = Some(outer.clone());
         Ok(OwnInterval(Interval::insert(self, range, outer)?))
     }
 }
@@ -345,23 +377,37 @@ impl<T: Mirror> Space<T> {
             self.none_left.wait(&mut registered);
         }
         drop(registered);
+        // Mapped after the last interval was gone, it would stay for ever.
+        warn_on!(!self.lock().inner.leaves.is_empty());
         // SAFETY: `worker` is initialised and lives as long as `self`.
         unsafe { bindings::flush_work(Work::raw_get(&self.worker)) };
     }
 
-    /// Removes the nodes in which nothing is mapped.
+    /// Waits until the worker has done what it was woken for.
+    #[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
+    pub(super) fn settle(&self) {
+        // SAFETY: `worker` is initialised and lives as long as `self`.
+        unsafe { bindings::flush_work(Work::raw_get(&self.worker)) };
+    }
+
+    /// Removes the nodes in which nothing is mapped and to which nobody refers.
     fn prune(&self) {
         // The first node is there for good.
         let mut from = 1;
         loop {
             let mut guard = self.lock();
-            guard.inner.wants_prune = false;
             let Some(cursor) = guard.inner.nodes.cursor_lower_bound(&from) else {
                 break;
             };
             let (&key, interval) = cursor.current();
             from = key + 1;
             if guard.inner.is_used(interval.node().range()) {
+                continue;
+            }
+            let watch = interval.node().watcher();
+            watch.is_spared.store(true, Relaxed);
+            // ORDERING: See the drop of `IntervalRef`. A reading access that is fully ordered.
+            if watch.refs.fetch_add(0usize, Full) != 0 {
                 continue;
             }
             let Some(interval) = guard.inner.nodes.remove(&key) else {
@@ -374,12 +420,12 @@ impl<T: Mirror> Space<T> {
         }
     }
 
-    /// Frees the leaves that the device has forgotten.
-    fn drop_discarded(&self) {
-        let mut guard = self.lock();
-        let discarded = core::mem::replace(&mut guard.inner.discarded, RBTree::new());
-        drop(guard);
-        drop(discarded);
+    /// Frees the leaves that the device has forgotten. May sleep.
+    pub(super) fn drop_discarded(&self) {
+        let mut list = self.lock().inner.discarded.take();
+        while let Some(mut leaf) = list {
+            list = leaf.next.take();
+        }
     }
 }
 
@@ -398,8 +444,8 @@ impl<T: Mirror> WorkItem for Space<T> {
             // INVARIANT: Handed over by `Interval::drop`.
             Interval(Some(node)).remove();
         }
-        let wants_prune = this.lock().inner.wants_prune;
-        if wants_prune {
+        // ORDERING: What is found after this is pruned, and the next one who wants it says so again.
+        if this.wants_prune.xchg(false, Full) {
             this.prune();
         }
         this.drop_discarded();

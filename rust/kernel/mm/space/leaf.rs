@@ -7,7 +7,8 @@
 //! and to split a large PTE without asking core mm.
 //!
 //! A page whose PTE was cleared leaves with one certain flush, and keeps its DMA mapping until that
-//! very flush is acknowledged; see [`Leaf::revoke`] and [`Leaf::acknowledged`].
+//! flush, or a later one that covers the page, is acknowledged; see [`Leaf::revoke`] and
+//! [`Leaf::acknowledged`].
 //!
 //! All of it is called with the page-table lock held, and nothing allocates.
 
@@ -77,7 +78,7 @@ pub(in crate::mm) struct Written<R> {
     /// PTEs written, by size.
     pub(in crate::mm) ptes: [usize; 3],
     /// Tables that nothing needs any more, to be dropped without the lock.
-    pub(in crate::mm) surplus: Option<R>,
+    pub(in crate::mm) surplus: [Option<R>; 2],
 }
 
 /// What was taken away.
@@ -126,6 +127,8 @@ pub(in crate::mm) struct Leaf<T: Mirror> {
     has_tables: bool,
     /// Tables that [`Self::kill`] took out.
     unhooked: Reserve<T>,
+    /// The next in the list of leaves that the device has forgotten.
+    pub(super) next: Option<KBox<Self>>,
     pub(super) data: T::Leaf,
 }
 
@@ -144,6 +147,7 @@ impl<T: Mirror> Leaf<T> {
             has_reserve: false,
             has_tables: false,
             unhooked: Reserve::<T>::default(),
+            next: None,
             data: T::Leaf::default(),
         })
     }
@@ -151,6 +155,10 @@ impl<T: Mirror> Leaf<T> {
     /// Says where the leaf's first byte is. Nothing is mapped yet.
     pub(super) fn place(&mut self, base: VirtAddr) {
         self.base = base;
+    }
+
+    pub(super) fn dma(&self) -> &DmaMap {
+        &self.dma
     }
 
     pub(in crate::mm) fn slot(&self, page: usize) -> Slot {
@@ -355,8 +363,9 @@ impl<T: Mirror> Leaf<T> {
         }
     }
 
-    /// Frees exactly the pages that leave with `flush`, which the device has acknowledged. All of them
-    /// lie in `pages`.
+    /// Frees the pages of `pages`, for which `flush` was started, that leave with it or with an older
+    /// flush. The device has acknowledged it, and so has forgotten all whose PTEs were cleared before
+    /// it was started; a page that leaves with a later flush stays.
     pub(super) fn acknowledged(
         &mut self,
         dev: Option<&Device<Bound>>,
@@ -370,7 +379,10 @@ impl<T: Mirror> Leaf<T> {
             return;
         }
         for page in pages {
-            if self.slots[page].leaves_with() == Some(flush) {
+            if self.slots[page]
+                .leaves_with()
+                .is_some_and(|with| with <= flush)
+            {
                 self.free(dev, page);
                 self.leaving -= 1;
             }

@@ -37,8 +37,8 @@ pub(super) type Leaves<T> = RBTree<usize, KBox<leaf::Leaf<T>>>;
 pub(super) struct Protected<T: Mirror> {
     pub(super) tables: T::Tables,
     pub(super) leaves: Leaves<T>,
-    /// Leaves that the device has forgotten, to be dropped without the lock.
-    pub(super) discarded: Leaves<T>,
+    /// A list of leaves that the device has forgotten, to be dropped without the lock.
+    pub(super) discarded: Option<KBox<leaf::Leaf<T>>>,
     /// Watched nodes by address divided by the node size.
     pub(super) nodes: RBTree<usize, Interval<T>>,
     /// The state of the driver.
@@ -48,8 +48,6 @@ pub(super) struct Protected<T: Mirror> {
     pub(super) capture: Option<Capture<T>>,
     /// [`Space::close`] was called: nothing is mapped any more.
     pub(super) is_closed: bool,
-    /// A node may have become empty.
-    pub(super) wants_prune: bool,
 }
 
 // Nothing in it is ever handed out pinned.
@@ -60,13 +58,12 @@ impl<T: Mirror> Protected<T> {
         Self {
             tables,
             leaves: RBTree::new(),
-            discarded: RBTree::new(),
+            discarded: None,
             nodes: RBTree::new(),
             driver: state,
             last_flush: FlushId(0),
             capture: None,
             is_closed: false,
-            wants_prune: false,
         }
     }
 
@@ -104,7 +101,12 @@ impl<T: Mirror> Protected<T> {
 
     /// The leaf for `range`, which lies in one, if something may be mapped there; it is made if need
     /// be.
-    fn leaf_for(&mut self, range: PageRange, supplies: &mut Supplies<T>) -> Result<()> {
+    fn leaf_for(
+        &mut self,
+        space: &Space<T>,
+        range: PageRange,
+        supplies: &mut Supplies<T>,
+    ) -> Result {
         let index = leaf_index(range.start());
         let last = VirtAddr::new(range.end().as_usize() - PAGE_SIZE);
         if leaf_index(last) != index {
@@ -113,11 +115,16 @@ impl<T: Mirror> Protected<T> {
         if self.is_closed {
             return Err(ESHUTDOWN);
         }
+        if supplies.surplus.iter().any(Option::is_some) {
+            // They cannot be dropped with the lock held.
+            return Err(EAGAIN);
+        }
         match self.leaves.get(&index) {
             Some(leaf) if leaf.is_dying() => Err(EAGAIN),
             Some(_) => Ok(()),
             None => {
-                self.leaves.insert(supplies.take_leaf(index).ok_or(EAGAIN)?);
+                self.leaves
+                    .insert(supplies.take_leaf(space, index).ok_or(EAGAIN)?);
                 Ok(())
             }
         }
@@ -223,7 +230,7 @@ impl<'a, T: Mirror> Guard<'a, T> {
     /// # Errors
     ///
     /// [`EINVAL`] if `range` lies in several leaves; [`EAGAIN`] if no node watches it or `supplies`
-    /// are used up; [`ESHUTDOWN`] once the space was closed.
+    /// were not prepared; [`ESHUTDOWN`] once the space was closed; those of [`Tables::write`].
     pub fn map_object(
         &mut self,
         range: PageRange,
@@ -231,12 +238,8 @@ impl<'a, T: Mirror> Guard<'a, T> {
         supplies: &mut Supplies<T>,
         place: impl Fn(usize) -> Option<u64>,
     ) -> Result<Mapped> {
-        if self
-            .inner
-            .nodes
-            .get(&self.space.node_key(range.start()))
-            .is_none()
-        {
+        let key = self.space.node_key(range.start());
+        if !self.is_closed() && self.inner.nodes.get(&key).is_none() {
             return Err(EAGAIN);
         }
         self.map_window(range, supplies, |leaf, page| {
@@ -254,7 +257,7 @@ impl<'a, T: Mirror> Guard<'a, T> {
     ) -> Result<Mapped> {
         let space = self.space;
         let inner = &mut *self.inner;
-        inner.leaf_for(range, supplies)?;
+        inner.leaf_for(space, range, supplies)?;
         let index = leaf_index(range.start());
         let Protected { tables, leaves, .. } = inner;
         let leaf = leaves.get_mut(&index).ok_or(EAGAIN)?;
@@ -275,11 +278,14 @@ impl<'a, T: Mirror> Guard<'a, T> {
             surplus,
         } = written;
         supplies.surplus = surplus;
-        Ok(Mapped {
-            pages: mapped.and_then(|pages| addresses_of(index, pages)),
-            ptes,
-            is_partial: result.is_err(),
-        })
+        match result {
+            Ok(()) | Err(ENOMEM) => Ok(Mapped {
+                pages: mapped.and_then(|pages| addresses_of(index, pages)),
+                ptes,
+                is_partial: result.is_err(),
+            }),
+            Err(error) => Err(error),
+        }
     }
 
     /// Maps one page by a PTE of its own, as the slot that `prepare` gives says.
@@ -291,7 +297,7 @@ impl<'a, T: Mirror> Guard<'a, T> {
     ) -> Result {
         let space = self.space;
         let inner = &mut *self.inner;
-        inner.leaf_for(range, supplies)?;
+        inner.leaf_for(space, range, supplies)?;
         let index = leaf_index(range.start());
         let Protected { tables, leaves, .. } = inner;
         let leaf = leaves.get_mut(&index).ok_or(EAGAIN)?;

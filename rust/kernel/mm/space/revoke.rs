@@ -26,7 +26,10 @@ use crate::{
         WouldBlock, //
     },
     prelude::*,
-    sync::Arc, //
+    sync::{
+        atomic::Relaxed,
+        Arc, //
+    }, //
 };
 
 /// A flush that was started, and has to be [completed](Space::complete).
@@ -36,8 +39,6 @@ pub(in crate::mm) struct Pending<T: Mirror> {
     id: FlushId,
     /// Covers the pages that leave with it.
     range: PageRange,
-    /// Leaves in the range are dying.
-    unwatch: bool,
     /// A node may be empty then.
     prune: bool,
 }
@@ -65,7 +66,9 @@ impl<T: Mirror> Guard<'_, T> {
                 }
             });
         let Some(range) = range else {
-            self.inner.wants_prune |= prune;
+            if prune {
+                self.space().wants_prune.store(true, Relaxed);
+            }
             return None;
         };
         self.inner.last_flush = id;
@@ -74,7 +77,6 @@ impl<T: Mirror> Guard<'_, T> {
             flush: ops.start_flush(&self.inner.tables, range, event.start),
             id,
             range,
-            unwatch,
             prune,
         })
     }
@@ -82,13 +84,13 @@ impl<T: Mirror> Guard<'_, T> {
 
 impl<T: Mirror> Space<T> {
     /// Waits for a flush, and forgets the pages that left with it. Called without a lock that a
-    /// [`Mirror`] takes, possibly in reclaim.
-    pub(super) fn complete(self: &Arc<Self>, pending: Pending<T>) {
+    /// [`Mirror`] takes, possibly in reclaim. Returns whether there is something to do for the worker,
+    /// or for [`Space::drop_discarded`].
+    pub(super) fn complete(&self, pending: Pending<T>) -> bool {
         let Pending {
             flush,
             id,
             range,
-            unwatch,
             prune,
         } = pending;
         self.ops.wait(flush);
@@ -104,10 +106,16 @@ impl<T: Mirror> Space<T> {
         if any_gone {
             discard(&mut guard.inner, range);
         }
-        guard.inner.wants_prune |= prune;
         drop(guard);
-        // In a callback no memory for DMA may be freed.
-        if prune || any_gone && !unwatch {
+        if prune {
+            self.wants_prune.store(true, Relaxed);
+        }
+        prune || any_gone
+    }
+
+    /// The same for a callback, in which no memory for DMA may be freed.
+    pub(super) fn complete_in_callback(self: &Arc<Self>, pending: Pending<T>) {
+        if self.complete(pending) {
             self.wake_worker();
         }
     }
@@ -115,8 +123,9 @@ impl<T: Mirror> Space<T> {
     /// Revokes all pages in `range`, because the driver maps something else there. When this
     /// returns the device has acknowledged, and the pages are unmapped from DMA.
     ///
-    /// `change` is called first, under the same lock: the state that it leaves keeps later commits
-    /// from mapping the old pages again, for which the memory of the process is as good as before.
+    /// `change` is called first, under the same lock, with the driver's state and whether the space
+    /// was closed. The state that it leaves keeps later commits from mapping the old pages again, for
+    /// which the memory of the process is as good as before.
     ///
     /// Sleeps, for a bounded time. Needs to be called without any lock that a [`Mirror`] takes.
     ///
@@ -124,16 +133,19 @@ impl<T: Mirror> Space<T> {
     ///
     /// That of `change`; nothing is revoked then.
     pub fn revoke<R>(
-        self: &Arc<Self>,
+        &self,
         range: PageRange,
-        change: impl FnOnce(&mut Guard<'_, T>) -> Result<R>,
+        change: impl FnOnce(&mut T::State, bool) -> Result<R>,
     ) -> Result<R> {
         let mut guard = self.lock();
-        let result = change(&mut guard)?;
+        let is_closed = guard.is_closed();
+        let result = change(&mut guard.inner.driver, is_closed)?;
         let pending = guard.revoke(&Event::new(range, Reason::Driver, Start::Now));
         drop(guard);
         if let Some(pending) = pending {
-            self.complete(pending);
+            if self.complete(pending) {
+                self.drop_discarded();
+            }
         }
         Ok(result)
     }
@@ -174,9 +186,8 @@ impl<T: Mirror> Space<T> {
                 guard.capture(pending);
             }
         }
-        let wake = guard.inner.wants_prune;
         drop(guard);
-        if wake {
+        if pending.is_none() && self.wants_prune.load(Relaxed) {
             self.wake_worker();
         }
         Ok(pending)
@@ -194,7 +205,9 @@ fn discard<T: Mirror>(inner: &mut Protected<T>, range: PageRange) {
         }
         from = index + 1;
         if leaf.is_gone() {
-            inner.discarded.insert(cursor.remove_current().1);
+            let mut leaf = cursor.remove_current().1.to_key_value().1;
+            leaf.next = inner.discarded.take();
+            inner.discarded = Some(leaf);
         }
     }
 }

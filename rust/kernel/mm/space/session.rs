@@ -15,6 +15,7 @@ use crate::{
     bindings,
     error::to_result,
     mm::{
+        folio::FolioHolder,
         virt::VmaRef,
         MmWithUser,
         MmWithUserAsync, //
@@ -98,9 +99,12 @@ impl<T: Mirror> MmSession<'_, T> {
         VirtAddr::new(unsafe { (*self.mm.as_raw()).__bindgen_anon_1.task_size })
     }
 
-    /// What of `range` the first mapping in it covers, at this moment; [`None`] if nothing is mapped
-    /// there. Takes `mmap_lock`.
+    /// The part of `range` that the first mapping in it covers, at this moment; [`None`] if nothing is
+    /// mapped there, or if the thread has a folio locked. Takes `mmap_lock`.
     pub fn first_mapped(&self, range: PageRange) -> Option<PageRange> {
+        if FolioHolder::is_current() {
+            return None;
+        }
         let _mmap = self.mm.mmap_read_lock_killable().ok()?;
         // SAFETY: The lock is held.
         let vma = unsafe { bindings::find_vma(self.mm.as_raw(), range.start().as_usize()) };
@@ -146,7 +150,7 @@ impl<T: Mirror> MmSession<'_, T> {
     ///
     /// [`EFAULT`], [`ENOMEM`] and the like if it cannot be written; [`EAGAIN`] for other threads.
     pub fn wait_writable(&self, addr: VirtAddr) -> Result {
-        if current!().mm().is_some() {
+        if current!().mm().is_some() || FolioHolder::is_current() {
             return Err(EAGAIN);
         }
         let flags = bindings::fault_flag_FAULT_FLAG_WRITE | bindings::fault_flag_FAULT_FLAG_REMOTE;

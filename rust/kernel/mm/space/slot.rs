@@ -10,7 +10,7 @@ use super::{
 use crate::page::PAGE_SHIFT;
 
 /// Names a flush; counted from 1 in each space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct FlushId(pub(super) u64);
 
 /// What a space knows of one page.

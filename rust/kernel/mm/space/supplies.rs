@@ -39,7 +39,7 @@ pub struct Supplies<T: Mirror> {
     /// The tables' own; the driver fills it up.
     pub reserve: Reserve<T>,
     /// Tables that became superfluous under the lock.
-    pub(super) surplus: Option<Reserve<T>>,
+    pub(super) surplus: [Option<Reserve<T>>; 2],
     pub(super) window: KBox<Window>,
 }
 
@@ -53,14 +53,19 @@ impl<T: Mirror> Supplies<T> {
         Ok(Self {
             spare: None,
             reserve: Reserve::<T>::default(),
-            surplus: None,
+            surplus: [None, None],
             window: KBox::init(pin_init::init_array_from_fn(|_| Slot::FREE), GFP_KERNEL)?,
         })
     }
 
-    /// Makes the spare one the leaf `index`.
-    pub(super) fn take_leaf(&mut self, index: usize) -> Option<RBTreeNode<usize, KBox<Leaf<T>>>> {
-        let Spare { mut leaf, place } = self.spare.take()?;
+    /// Makes the spare one the leaf `index` of `space`, if it was prepared for that.
+    pub(super) fn take_leaf(
+        &mut self,
+        space: &Space<T>,
+        index: usize,
+    ) -> Option<RBTreeNode<usize, KBox<Leaf<T>>>> {
+        let is_own = |spare: &mut Spare<T>| spare.leaf.dma().is_for(&space.dev);
+        let Spare { mut leaf, place } = self.spare.take_if(is_own)?;
         // OVERFLOW: A leaf is made for addresses of a process only.
         leaf.place(VirtAddr::new(index * LEAF_SIZE));
         Some(place.into_node(index, leaf))
@@ -76,7 +81,10 @@ impl<T: Mirror> Space<T> {
     /// [`ENOMEM`]; [`EOPNOTSUPP`] if the device cannot share memory with a process; [`ENODEV`] once
     /// it is unbound.
     pub fn prepare(&self, supplies: &mut Supplies<T>, index: usize) -> Result {
-        supplies.surplus = None;
+        supplies.surplus = [None, None];
+        supplies
+            .spare
+            .take_if(|spare| !spare.leaf.dma().is_for(&self.dev));
         if supplies.spare.is_none() && !self.lock().has_leaf(index) {
             let dma = DmaMap::new(&self.dev, LEAF_PAGES)?;
             supplies.spare = Some(Spare {

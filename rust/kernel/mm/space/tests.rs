@@ -113,7 +113,7 @@ mod cases {
             .space
             .lock()
             .map_object(range, true, &mut supplies, |_| Some(0));
-        assert_eq!(object, Err(EAGAIN));
+        assert_eq!(object, Err(ESHUTDOWN));
 
         drop(within);
         f.space.barrier();
@@ -123,7 +123,7 @@ mod cases {
         Ok(())
     }
 
-    /// A node in which nothing is mapped any more ends, and its interval cannot be used.
+    /// A node in which nothing is mapped any more ends, when nobody refers to it.
     #[test]
     fn empty_nodes_end() -> Result {
         let range = map_anon(PROT_RW)?;
@@ -137,12 +137,16 @@ mod cases {
         let snapshot = look(&session, &node, range, &mut buf)?;
         assert_eq!(f.commit(snapshot), Ok(PAGES - 1));
 
+        // Nor does the end of it all, as long as somebody refers to the node.
         munmap(range)?;
+        f.space.settle();
+        let snapshot = look(&session, &node, range, &mut buf)?;
+        assert_eq!(f.commit(snapshot), Ok(0));
+        assert!(f.space.lock().has_leaf(leaf_index(range.start())));
+        drop(node);
         while f.space.lock().has_leaf(leaf_index(range.start())) {
             pause();
         }
-        let snapshot = look(&session, &node, range, &mut buf)?;
-        assert_eq!(f.commit(snapshot), Err(Reject::Dead));
         // Another one can be had.
         let node = session.node(range.start())?;
         let snapshot = look(&session, &node, range, &mut buf)?;
@@ -324,6 +328,15 @@ mod cases {
         let node = session.node(range.start())?;
         let mut buf = PfnBuf::new(PAGES)?;
         write_all(range)?;
+
+        // Supplies of another space are for another device.
+        let other = Fixture::new(range)?;
+        let mut theirs = other.supplies()?;
+        let mut commit = look(&session, &node, range, &mut buf)?
+            .commit()
+            .map_err(|_| EAGAIN)?;
+        assert_eq!(commit.map(&mut theirs, |_| Some(false)), Err(EAGAIN));
+        drop(commit);
 
         // Without supplies nothing is mapped.
         let mut empty = Supplies::new()?;

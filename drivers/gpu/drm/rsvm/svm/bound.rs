@@ -81,11 +81,11 @@ impl<M: Mmu> Space<M> {
         range: PageRange,
         change: impl FnOnce(&mut M::Bindings) -> Result<R>,
     ) -> Result<R> {
-        self.mirror.revoke(range, |guard| {
-            if guard.is_closed() {
+        self.mirror.revoke(range, |book, is_closed| {
+            if is_closed {
                 return Err(ENOENT);
             }
-            change(&mut guard.state_mut().bindings)
+            change(&mut book.bindings)
         })
     }
 
@@ -104,7 +104,7 @@ impl<M: Mmu> Space<M> {
             };
             found = true;
             // The only error is that of the change.
-            let _ = self.mirror.revoke(range, |_| Ok(()));
+            let _ = self.mirror.revoke(range, |_, _| Ok(()));
             from = range.end();
         }
     }

@@ -325,8 +325,7 @@ impl<M: Mmu> Space<M> {
     pub(crate) fn atomic_mode_changed(self: &Arc<Self>, range: PageRange) {
         let first = range.start().as_usize() / PAGE_SIZE;
         // The only error is that of the change.
-        let _ = self.mirror.revoke(range, |guard| {
-            let book = guard.state_mut();
+        let _ = self.mirror.revoke(range, |book, _| {
             book.atomic_changes += 1;
             book.handovers.forget(first..first + range.pages());
             Ok(())

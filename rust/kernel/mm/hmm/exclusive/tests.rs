@@ -2,6 +2,11 @@
 
 use super::*;
 use crate::mm::{
+    memremap::{
+        LivePagemap,
+        HUGE_PAGES, //
+    },
+    migrate::MigrateBuf,
     space::Reason,
     testing::*, //
 };
@@ -228,6 +233,34 @@ mod cases {
         assert_eq!(look, Some(FaultError::Invalid));
         // Afterwards it may.
         assert_eq!(grab(&g, &mut in_g, &of_g, page), Ok(Ok(())));
+        Ok(())
+    }
+
+    /// A page in the space's own device memory is brought home first, by a migration in the thread that
+    /// takes the page.
+    #[test]
+    fn from_device_memory() -> Result {
+        let range = map_anon(PROT_RW)?;
+        let pages = HUGE_PAGES as u32;
+        let live = LivePagemap::new(pages, c"kunit", Ram::new(pages)?)?;
+        {
+            let f = Fixture::with_pagemap(range, live.clone())?;
+            let mut session = f.session()?;
+            let page = nth(range, 1)?;
+            write_all(page)?;
+            let mut buf = MigrateBuf::new()?;
+            let collected = session.migrate(page, false, &mut buf)?.ok_or(ENOENT)?;
+            let filled = collected.fill(|_, order| live.folio(0, order).ok());
+            let filled = filled.flushed();
+            for copy in filled.copies() {
+                live.data().copy_in(&filled, &copy)?;
+            }
+            assert_eq!(filled.install(|_| true).pages(), 1);
+            let node = session.node(range.start())?;
+            assert_eq!(grab(&f, &mut session, &node, page), Ok(Ok(())));
+            assert_eq!(live.in_use(), 0);
+        }
+        munmap(range)?;
         Ok(())
     }
 }

@@ -95,12 +95,8 @@ impl<T: Mirror> Leaf<T> {
         let mut done = Written {
             mapped: None,
             ptes: [0; 3],
-            surplus: None,
+            surplus: [unhooked, None],
         };
-        if let Some(unhooked) = unhooked {
-            done.surplus = Some(core::mem::replace(&mut self.reserve, unhooked));
-            self.has_reserve = true;
-        }
         let result = self.write(tables, window, reserve, &mut done);
         // The device forgot them if it ever knew them.
         self.free_bare(dev, 0..LEAF_PAGES);
@@ -131,7 +127,8 @@ impl<T: Mirror> Leaf<T> {
                 continue;
             }
             if size > PageSize::Size4K && !self.has_reserve {
-                self.reserve = T::Tables::take_demotion(reserve);
+                let taken = T::Tables::take_demotion(reserve);
+                done.surplus[1] = Some(core::mem::replace(&mut self.reserve, taken));
                 self.has_reserve = true;
             }
             let va = self.va(pages.start);

@@ -70,7 +70,7 @@ fn revoke_elsewhere(f: &Fixture, page: PageRange) -> Result<Arc<Completion>> {
     let waits = f.waits();
     workqueue::system_dfl().try_spawn(GFP_KERNEL, move || {
         let (space, done) = other;
-        let _ = space.revoke(page, |_| Ok(()));
+        let _ = space.revoke(page, |_, _| Ok(()));
         done.complete_all();
     })?;
     while f.waits() == waits {

@@ -28,6 +28,7 @@ use crate::{
         Reason, //
     },
     svm::{
+        bound::Bindings,
         device::{
             Access,
             Mmu,
@@ -241,11 +242,18 @@ impl<M: Mmu> LeafTurn<'_, '_, M> {
         }
         let node = self.session.node(first)?;
         for page in 0..LEAF_PAGES {
-            if self.scratch.wanted[page].is_some() {
+            // Of a page that is bound to a buffer, the process's memory is of no interest.
+            if self.scratch.wanted[page].is_some() && !self.is_bound(page) {
                 self.through_own_interval(&node, page, &PAGE_ATTEMPTS)?;
             }
         }
         Ok(())
+    }
+
+    fn is_bound(&self, page: usize) -> bool {
+        let guard = self.space.mirror.lock();
+        let bound = |range| !guard.state().bindings.is_free(range);
+        self.addresses(page..page + 1).is_some_and(bound)
     }
 
     /// Serves the pages that were lost before.
