@@ -10,7 +10,7 @@ B := $(CURDIR)/build
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; sed -n '/^#   [A-Z]*=/s/^# //p' $(S)/vm-run.sh
+	@echo; sed -n '/^#   [A-Z_]*=/,/^#$$/s/^# //p' $(S)/vm-run.sh
 
 demo: kernel vgpu lib ## everything from nothing, then a C program's memory is computed on by the GPU
 	@VGPU_ARGS="--vram 16M $$VGPU_ARGS" CMD='./rsvm-demo' FILES='$(B)/lib/rsvm-demo' $(S)/vm-run.sh
@@ -28,7 +28,7 @@ bench: kernel vgpu ## figures beside test_hmm's and memcpy's: build/bench.json, 
 lint: root ## rustfmt, clippy, checkpatch, rustdoc warnings, shellcheck
 	@$(S)/lint.sh
 
-vm-run: kernel vgpu ## CMD='…' FILES='a b': run a command in the VM, return its output and status
+vm-run: kernel vgpu ## CMD='…' FILES='a b': run a command in the VM, print its output and status
 	@$(S)/vm-run.sh
 
 shell: kernel vgpu lib selftests ## the same VM, interactive; tests and demo lie in /root

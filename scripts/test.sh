@@ -93,7 +93,7 @@ selftest() {
 	env TIMEOUT="${TIMEOUT:-$vm_limit}" MEM="$mem" SWAP_MIB=1024 FILES="$BUILD/selftests" "$@" "$TOP/scripts/vm-run.sh" > "$log" 2>&1 || status=$?
 	tr -d '\r' < "$log" | sed -n 's/^# histogram: //p' > "$BUILD/histograms-$stage.txt"
 	[ -s "$BUILD/histograms-$stage.txt" ] || rm "$BUILD/histograms-$stage.txt"
-	grep -E '^(not ok|# .*SKIP|ok .* # SKIP)|_test\.c:[0-9]+:|Test terminated|vm-run:' "$log" | head -n 60 >&2 || true
+	grep -E '^(not ok|# .*SKIP|ok .* # SKIP)|_test\.c:[0-9]+:|Test terminated|vm-run: (the|no|kmemleak) ' "$log" | head -n 60 >&2 || true
 	line=$(tr -d '\r' < "$log" | sed -n 's/^selftests: \([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' | tail -n 1)
 	# shellcheck disable=SC2086 # three numbers
 	set -- ${line:-0 1 0}

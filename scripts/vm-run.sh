@@ -14,8 +14,10 @@
 #   APPEND='...'     added to the kernel command line
 #   GPU=1            0 boots without the virtual GPU
 #
-# Fails with the command's status, or with 124 on a hang, or with 125 when the
-# kernel printed a warning, an oops, or a lockdep, KASAN or leak report.
+# The exit status is that of the command, or 124 on a hang, or 125 when the kernel
+# printed a warning, an oops, or a lockdep, KASAN or leak report. The last line
+# tells it: "vm-run: exit status N". make turns any but 0 into 2; a caller to whom
+# the number matters runs `make kernel vgpu` and then this script.
 . "$(dirname "$0")/lib.sh"
 
 CMD=${CMD-}
@@ -41,6 +43,7 @@ vgpu=$BUILD/bin/rsvm-vgpu
 run=$(mktemp -d "$BUILD/vm.XXXXXX")
 vgpu_pids=() qemu_pid=''
 cleanup() {
+	local status=$? pid f
 	[ -z "$qemu_pid" ] || kill -9 "$qemu_pid" 2>/dev/null || true
 	for pid in "${vgpu_pids[@]}"; do
 		# It ends with the VMM, and then writes its statistics. TERM reaches the
@@ -57,6 +60,7 @@ cleanup() {
 		[ ! -e "$run/$f" ] || cp "$run/$f" "$BUILD/log/last-$f"
 	done
 	rm -rf "$run"
+	[ "$INTERACTIVE" = 1 ] || echo "vm-run: exit status $status" >&2
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
@@ -160,4 +164,12 @@ if [ ! -s "$run/status" ]; then
 	done
 	exit 124
 fi
-exit "$(cat "$run/status")"
+status=$(cat "$run/status")
+if [ "$status" = 127 ]; then
+	# Of a missing loader the guest's shell says "not found" and no more.
+	# shellcheck disable=SC2086 # FILES is a list
+	find -L $FILES -type f | while read -r file; do
+		in_root readelf -lW /dev/stdin < "$file" 2>/dev/null | sed -n "s|.*interpreter: \(.*\)]|vm-run: $file is dynamically linked and needs \1, which the VM does not have; link it with -static|p" >&2
+	done
+fi
+exit "$status"
