@@ -8,9 +8,13 @@
 #   kernel.sh run CONFIG CMD   run CMD in the configured tree (rustdoc, checks)
 #
 # One source tree is kept for each configuration. Only files whose content
-# changed are copied into it, so make rebuilds only what they touch.
+# changed are copied into it, so make rebuilds only what they touch. A build
+# whose every input is as it was when it last succeeded does not begin.
 . "$(dirname "$0")/lib.sh"
 
+# What the kernel is built from, and what else belongs into a kernel tree.
+own_modules=tools/testing/selftests/rsvm/test_modules
+BUILD_DIRS="rust drivers include $own_modules"
 OVERLAY_DIRS="rust drivers include Documentation tools/testing/selftests/rsvm"
 
 # The pristine 7.3 source: from the build root, KERNEL_TARBALL or KDIR.
@@ -64,9 +68,9 @@ ORIGINALS=.rsvm-originals
 
 original() { if [ -e "$1/$ORIGINALS/$2" ]; then echo "$1/$ORIGINALS/$2"; else echo "$1/$2"; fi; }
 
-# stage SOURCE DIR : everything the project adds to or changes in SOURCE.
+# stage SOURCE DIR DIRS : what the project's DIRS add to SOURCE and patches change in it.
 stage() {
-	local source=$1 stage=$2 patch file dir
+	local source=$1 stage=$2 dirs=$3 patch file dir
 	rm -rf "$stage"
 	mkdir -p "$stage"
 	for patch in "$TOP"/patches/*.patch; do
@@ -78,7 +82,7 @@ stage() {
 		patch -d "$stage" -p1 -s --no-backup-if-mismatch < "$patch" ||
 			die "$patch does not apply to $source"
 	done
-	for dir in $OVERLAY_DIRS; do
+	for dir in $dirs; do
 		[ -d "$TOP/$dir" ] || continue
 		mkdir -p "$stage/$dir"
 		(cd "$TOP/$dir" && find . -type f \( -name '*.rs' -o -name '*.c' -o -name '*.h' \
@@ -90,7 +94,7 @@ stage() {
 # overlay SOURCE TREE : bring TREE to SOURCE plus the project.
 overlay() {
 	local source=$1 tree=$2 stage=$2/.rsvm-stage
-	stage "$source" "$stage"
+	stage "$source" "$stage" "$BUILD_DIRS"
 	(cd "$stage" && find . -type f | sort) > "$tree/.rsvm-files.new"
 	# What an earlier overlay put there and this one does not goes back.
 	if [ -e "$tree/.rsvm-files" ]; then
@@ -135,6 +139,8 @@ tree_of() {
 
 in_tree() { IN_ROOT_DIR=$tree in_root "$@"; }
 
+is_unpacked() { [ "$(dirname "$1")" = "$CACHE" ]; }
+
 prepare_tree() {
 	local source=$1
 	if [ ! -d "$tree" ]; then
@@ -144,11 +150,11 @@ prepare_tree() {
 		cp -a --reflink=auto "$source" "$tree.part"
 		# A history would only get into the version's name.
 		rm -rf "$tree.part/.git"
-		[ "$(dirname "$source")" = "$CACHE" ] || manifest "$source" > "$tree.part/.rsvm-source"
+		is_unpacked "$source" || manifest "$source" > "$tree.part/.rsvm-source"
 		mv "$tree.part" "$tree"
 		QUIET_OVERLAY=1 overlay "$source" "$tree"
 	else
-		[ "$(dirname "$source")" = "$CACHE" ] || refresh "$source" "$tree"
+		is_unpacked "$source" || refresh "$source" "$tree"
 		overlay "$source" "$tree"
 	fi
 	configure
@@ -171,19 +177,26 @@ configure() {
 	echo "$key" > "$tree/.rsvm-config"
 }
 
-# compile TARGETS... : with a line of progress every 15 s.
-compile() {
-	local log=$BUILD/log/kernel-$config.log start pid n
-	mkdir -p "$BUILD/log"
-	start=$(date +%s)
+# kmake ARGS... : make as each step of the build calls it
+kmake() {
 	in_tree make -j"$JOBS" LLVM=1 ARCH=x86_64 KBUILD_BUILD_TIMESTAMP='1970-01-01' \
-		KBUILD_BUILD_USER=rsvm KBUILD_BUILD_HOST=rsvm "$@" > "$log" 2>&1 &
+		KBUILD_BUILD_USER=rsvm KBUILD_BUILD_HOST=rsvm "$@"
+}
+
+# compile STEPS TARGETS... : with a line of progress every 15 s. STEPS is how
+# many objects and archives there are to make, if they were counted.
+compile() {
+	local log=$BUILD/log/kernel-$config.log steps=$1 step pid n before start=$SECONDS
+	shift
+	step="^  ${steps:+(CC|AS|AR) }"
+	before=$(grep -cE "$step" "$log" || true)
+	kmake "$@" >> "$log" 2>&1 &
 	pid=$!
 	trap 'kill $pid 2>/dev/null || true' INT TERM
-	while kill -0 $pid 2>/dev/null; do
-		for _ in $(seq 15); do sleep 1; kill -0 $pid 2>/dev/null || break; done
-		n=$(wc -l < "$log")
-		[ "$n" -lt 20 ] || say "kernel ($config): $n steps, $(($(date +%s) - start)) s: $(tail -n 1 "$log" | cut -c1-60)"
+	until ends_within 15 "$pid"; do
+		n=$(($(grep -cE "$step" "$log" || true) - before))
+		[ "${steps:-$n}" -ge "$n" ] || n=$steps
+		say "kernel ($config): $n${steps:+ of $steps} steps, $((SECONDS - start)) s: $(tail -n 1 "$log" | cut -c1-60)"
 	done
 	if ! wait $pid; then
 		grep -nE -A12 '(^|[^a-z])(error|Error|warning)(\[|:)' "$log" | head -n 120 >&2
@@ -192,22 +205,64 @@ compile() {
 	fi
 }
 
+# count_steps TARGETS... : what make would do, once its tools are there. Rust's part
+# stays out, which make would do in fact; with these flags the kernel's Makefile
+# does not call itself without the others.
+count_steps() {
+	kmake -n -k -rR --no-print-directory -o prepare CONFIG_RUST= CONFIG_DRM_RSVM= "$@" 2>/dev/null |
+		grep -cE "echo '  (CC|AS|AR) " || true
+}
+
+# input_key SOURCE : one hash over all that the build depends on.
+input_key() {
+	local source=$1
+	{
+		printf '%s\n' "$source"
+		is_unpacked "$source" || manifest "$source"
+		# shellcheck disable=SC2086 # a list
+		cd "$TOP" && key_of $BUILD_DIRS patches scripts/kernel.sh scripts/lib.sh \
+			scripts/config/base.config "scripts/config/$config.config"
+	} | sha256sum
+}
+
 build() {
-	local source
+	local source key out=$BUILD/kernel-$config steps=''
 	source=$(pristine)
 	tree=$(tree_of "$config" "$source")
-	prepare_tree "$source"
-	say "kernel ($config): building (about 10 minutes when nothing is cached)"
-	if [ "$1" = modules ]; then
-		compile drivers/gpu/drm/rsvm/rsvm.ko
-	else
-		compile bzImage modules
-		compile M=tools/testing/selftests/rsvm/test_modules
+	key=$(input_key "$source")
+	if [ "$(cat "$tree/.rsvm-built" 2>/dev/null)" = "$key" ] && [ "$(cat "$out/key" 2>/dev/null)" = "$key" ]; then
+		say "kernel ($config): nothing has changed"
+		return
 	fi
-	mkdir -p "$BUILD/kernel-$config"
-	cp "$tree/arch/x86/boot/bzImage" "$BUILD/kernel-$config/" 2>/dev/null || true
-	(cd "$tree" && find drivers lib tools/testing/selftests/rsvm -name '*.ko' -exec cp {} "$BUILD/kernel-$config/" \;)
-	ln -sfn "$tree" "$BUILD/kernel-$config/source"
+	rm -f "$tree/.rsvm-built" "$out/key"
+	prepare_tree "$source"
+	mkdir -p "$BUILD/log"
+	: > "$BUILD/log/kernel-$config.log"
+	if [ "$1" = modules ]; then
+		say "kernel ($config): building rsvm.ko"
+		compile '' drivers/gpu/drm/rsvm/rsvm.ko
+	else
+		if [ ! -e "$tree/vmlinux" ]; then
+			say "kernel ($config): building tools and the crates of Rust"
+			compile '' prepare
+			steps=$(count_steps bzImage modules)
+		fi
+		say "kernel ($config): building${steps:+ the rest: $steps steps}"
+		compile "$steps" bzImage modules
+		compile '' M="$own_modules"
+	fi
+	mkdir -p "$out"
+	ln -sfn "$tree" "$out/source"
+	if [ "$1" = modules ]; then
+		cp "$tree/drivers/gpu/drm/rsvm/rsvm.ko" "$out/"
+	else
+		rm -f "$out"/*.ko
+		cp "$tree/arch/x86/boot/bzImage" "$out/"
+		for dir in . "$own_modules"; do
+			(cd "$tree/$dir" && sed 's|\.o$|.ko|' modules.order | xargs cp -t "$out/")
+		done
+		printf '%s\n' "$key" | tee "$tree/.rsvm-built" > "$out/key"
+	fi
 	say "kernel ($config): done"
 }
 
@@ -225,7 +280,7 @@ overlay)
 	say "overlay into $2"
 	tmp=$(mktemp -d)
 	trap 'rm -rf "$tmp"' EXIT
-	stage "$2" "$tmp"
+	stage "$2" "$tmp" "$OVERLAY_DIRS"
 	sed -n 's|^--- a/||p' "$TOP"/patches/*.patch | sort -u | while read -r file; do
 		mkdir -p "$2/$ORIGINALS/$(dirname "$file")"
 		[ -e "$2/$ORIGINALS/$file" ] || cp -p "$2/$file" "$2/$ORIGINALS/$file"
@@ -237,6 +292,8 @@ run)
 	shift 2
 	"$TOP/scripts/buildroot.sh"
 	tree=$(tree_of "$config" "$(pristine)")
+	# Whatever it does, the next build looks.
+	rm -f "$tree/.rsvm-built"
 	in_tree "$@"
 	;;
 *) die "usage: kernel.sh build|modules|overlay|run ..." ;;

@@ -10,15 +10,25 @@ BUILD=$TOP/build
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/rsvm
 JOBS=${JOBS:-$(nproc)}
 export LC_ALL=C.UTF-8
+# What make tells its children is not meant for the builds in here.
+unset MAKEFLAGS MFLAGS MAKELEVEL
 
 mkdir -p "$BUILD" "$CACHE/home" "$CACHE/cargo"
 CACHE=$(cd "$CACHE" && pwd -P)
+ROOT_LINK=$CACHE/root
 
 say() { printf '[%s] %s\n' "$(date +%H:%M:%S)" "$*" >&2; }
 die() { printf '\nerror: %s\n' "$*" >&2; exit 1; }
 
 # hash_of FILE... : one hash over contents, for cache keys.
 hash_of() { cat -- "$@" | sha256sum | cut -c1-16; }
+
+# key_of PATH... : one hash over the build root and the files at and below PATHs,
+# by name and content.
+key_of() {
+	{ readlink "$ROOT_LINK"; find "$@" -type f -print0 | sort -z | xargs -0 sha256sum; } |
+		sha256sum | cut -c1-32
+}
 
 # with_lock NAME CMD... : run CMD while no other build runs CMD under NAME.
 with_lock() {
@@ -56,7 +66,8 @@ run_logged() {
 	fi
 }
 
-ROOT_LINK=$CACHE/root
+# ends_within SECONDS PID
+ends_within() { timeout "$1" tail --pid="$2" -s 0.05 -f /dev/null; }
 
 # in_root CMD... : run CMD inside the build root with the project, the cache
 # and the network visible at their usual paths. bubblewrap needs no privilege

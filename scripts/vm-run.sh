@@ -48,11 +48,7 @@ cleanup() {
 	for pid in "${vgpu_pids[@]}"; do
 		# It ends with the VMM, and then writes its statistics. TERM reaches the
 		# sandbox around it, which takes it along at once.
-		for _ in $(seq 50); do
-			kill -0 "$pid" 2>/dev/null || break
-			sleep 0.1
-		done
-		kill -TERM "$pid" 2>/dev/null || true
+		ends_within 5 "$pid" || kill -TERM "$pid" 2>/dev/null || true
 	done
 	wait 2>/dev/null || true
 	mkdir -p "$BUILD/log"
@@ -100,14 +96,13 @@ fi
 qemu+=(-object "memory-backend-memfd,id=mem,size=$MEM,share=on" -machine q35,memory-backend=mem,hpet=off)
 # start_vgpu NAME : its files are NAME.sock, .json and .log
 start_vgpu() {
-	local at=$run/$1
+	local at=$run/$1 pid
 	# shellcheck disable=SC2086 # VGPU_ARGS is a list
 	in_root "$vgpu" --socket "$at.sock" --stats "$at.json" $VGPU_ARGS >"$at.log" 2>&1 &
-	vgpu_pids+=($!)
-	for _ in $(seq 100); do
-		[ -S "$at.sock" ] && break
-		kill -0 $! 2>/dev/null || { cat "$at.log" >&2; die "the virtual GPU did not start"; }
-		sleep 0.1
+	pid=$!
+	vgpu_pids+=("$pid")
+	until [ -S "$at.sock" ]; do
+		! ends_within 0.02 "$pid" || { cat "$at.log" >&2; die "the virtual GPU did not start"; }
 	done
 	qemu+=(-device "{\"driver\":\"vfio-user-pci\",\"socket\":{\"path\":\"$at.sock\",\"type\":\"unix\"}}")
 }
@@ -137,7 +132,7 @@ fi
 in_root timeout -k 5 "$TIMEOUT" "${qemu[@]}" -append "$append loglevel=7" 2> "$run/qemu.log" \
 	-serial "file:$run/console" -serial "file:$run/output" -serial "file:$run/status" &
 qemu_pid=$!
-tail -n +1 -f --pid="$qemu_pid" -s 0.2 "$run/output" &
+tail -n +1 -f --pid="$qemu_pid" -s 0.05 "$run/output" &
 tail_pid=$!
 hang=0
 wait "$qemu_pid" || hang=$?
