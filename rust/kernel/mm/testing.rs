@@ -31,6 +31,7 @@ use crate::{
         self,
         Bound,
         BoundHandle,
+        Core,
         Device, //
     },
     error::to_result,
@@ -399,8 +400,9 @@ impl DmaDevice {
         // SAFETY: `info` is valid.
         let pdev = unsafe { bindings::platform_device_register_full(&info) };
         let raw = crate::error::from_err_ptr(pdev)?;
-        // SAFETY: Registered until `self` is dropped. It has no driver that could be unbound.
-        let dev = unsafe { Self::device(raw) };
+        // SAFETY: Registered until `self` is dropped. It has no driver that could be unbound; its
+        // resources are released when it is unregistered.
+        let dev = unsafe { Device::<Core<'_>>::from_raw(&raw mut (*raw).dev) };
         // SAFETY: Nobody does DMA yet.
         let masked = unsafe { bindings::dma_set_mask_and_coherent(dev.as_raw(), u64::MAX) };
         let masked = to_result(masked);
@@ -415,23 +417,14 @@ impl DmaDevice {
         }
     }
 
-    /// # Safety
-    ///
-    /// `raw` is registered during `'a`, and has no driver.
-    unsafe fn device<'a>(raw: *mut bindings::platform_device) -> &'a Device<Bound> {
-        // SAFETY: By the caller's promise.
-        unsafe { Device::<device::Normal>::from_raw(&raw mut (*raw).dev).as_bound() }
-    }
-
     pub fn bound(&self) -> &Device<Bound> {
         // SAFETY: Registered until `self` is dropped. It has no driver that could be unbound.
-        unsafe { Self::device(self.raw) }
+        unsafe { Device::<device::Normal>::from_raw(&raw mut (*self.raw).dev).as_bound() }
     }
 }
 
 impl Drop for DmaDevice {
     fn drop(&mut self) {
-        self.handle.close();
         // SAFETY: Registered in `new`.
         unsafe { bindings::platform_device_unregister(self.raw) };
     }

@@ -74,8 +74,8 @@ use crate::{
 };
 use kernel::{
     device::{
-        Bound,
         BoundHandle,
+        Core,
         Device, //
     },
     io::Io,
@@ -161,11 +161,11 @@ impl Gpu {
     ///
     /// `ENODEV` for an unknown chip, `ENOMEM`.
     pub(crate) fn new(
-        pdev: &pci::Device<Bound>,
+        pdev: &pci::Device<Core<'_>>,
         regs: Regs,
         master: pci::BusMaster,
     ) -> Result<Arc<Self>> {
-        let dev: &Device<Bound> = pdev.as_ref();
+        let dev: &Device<Core<'_>> = pdev.as_ref();
         let boot = regs.with(|bar| bar.read(regs::NV_PMC_BOOT_0))?;
         let hal = hal::for_chipset(boot.chipset().get())?;
         let memory = regs.with(|bar| bar.read(regs::NV_PFB_LOCAL_MEMORY_RANGE))?;

@@ -161,8 +161,5 @@ impl Gpu {
             space.detach();
         }
         self.close_memory();
-        // Nobody allocates or maps from here on; what a blocked worker still holds goes with the
-        // device's other resources right after this.
-        self.dev.close();
     }
 }
