@@ -18,18 +18,12 @@ rust_helper_dmem_cgroup_unregister(struct dmem_cgroup_region *region)
 }
 
 __rust_helper int
-rust_helper_dmem_cgroup_charge_current(struct dmem_cgroup_region *region,
-				       u64 size,
-				       struct dmem_cgroup_pool_state **pool)
+rust_helper_dmem_cgroup_charge_mm(struct dmem_cgroup_region *region,
+				  struct mm_struct *mm, u64 size,
+				  struct dmem_cgroup_pool_state **pool,
+				  struct dmem_cgroup_pool_state **limit)
 {
-	return dmem_cgroup_try_charge(region, size, pool, NULL);
-}
-
-__rust_helper int
-rust_helper_dmem_cgroup_charge(struct dmem_cgroup_pool_state *pool, u64 size,
-			       struct dmem_cgroup_pool_state **limit)
-{
-	return dmem_cgroup_try_charge_pool(pool, size, limit);
+	return dmem_cgroup_try_charge_mm(region, mm, size, pool, limit);
 }
 
 __rust_helper void
@@ -47,10 +41,8 @@ rust_helper_dmem_cgroup_put(struct dmem_cgroup_pool_state *pool)
 __rust_helper bool
 rust_helper_dmem_cgroup_may_evict(struct dmem_cgroup_pool_state *limit,
 				  struct dmem_cgroup_pool_state *victim,
-				  bool ignore_low)
+				  bool ignore_low, bool *hit_low)
 {
-	bool hit_low;
-
 	return dmem_cgroup_state_evict_valuable(limit, victim, ignore_low,
-						&hit_low);
+						hit_low);
 }

@@ -13,6 +13,7 @@ use crate::{
         from_result,
         to_result, //
     },
+    mm::Mm,
     prelude::*,
     sync::Arc, //
 };
@@ -36,13 +37,13 @@ pub trait Reclaim: Send + Sync + 'static {
 /// # Invariants
 ///
 /// `region` is a registered region, or null without `CONFIG_CGROUP_DMEM`. What its callback gets
-/// is the pointer in `owner`.
+/// is the pointer in `_owner`.
 pub struct Region<T: Reclaim> {
     region: *mut bindings::dmem_cgroup_region,
-    owner: Arc<T>,
+    _owner: Arc<T>,
 }
 
-// SAFETY: Regions belong to no thread; `owner` may be shared among them.
+// SAFETY: Regions belong to no thread; `_owner` may be shared among them.
 unsafe impl<T: Reclaim> Send for Region<T> {}
 // SAFETY: A region is protected by the cgroup's own locks.
 unsafe impl<T: Reclaim> Sync for Region<T> {}
@@ -72,27 +73,29 @@ impl<T: Reclaim> Region<T> {
         // INVARIANT: Just registered, for `owner`.
         Ok(Self {
             region: from_err_ptr(region)?,
-            owner,
+            _owner: owner,
         })
     }
 
-    /// The pool of the calling task's cgroup. May sleep.
+    /// Charges `bytes` to the cgroup that the process with the memory `mm` is in at the moment. May
+    /// sleep.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`.
-    pub fn current_pool(&self) -> Result<Pool> {
-        let mut pool = ptr::null_mut();
-        // SAFETY: By the type invariant the region is registered. Nothing is charged, which no
-        // limit forbids.
-        to_result(unsafe { bindings::dmem_cgroup_charge_current(self.region, 0, &mut pool) })?;
-        // INVARIANT: A successful charge gives references to the pool and its cgroup.
-        Ok(Pool(pool))
-    }
-
-    /// Who is asked to reclaim.
-    pub fn owner(&self) -> &Arc<T> {
-        &self.owner
+    /// See [`ChargeError`]; among others are `ENOMEM`, and `ESRCH` if the process has left `mm`.
+    pub fn try_charge(&self, mm: &Mm, bytes: u64) -> Result<Charge, ChargeError> {
+        let (mut pool, mut limit) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: By the type invariant the region is registered; `mm` is valid.
+        let result = to_result(unsafe {
+            bindings::dmem_cgroup_charge_mm(self.region, mm.as_raw(), bytes, &mut pool, &mut limit)
+        });
+        match result {
+            // INVARIANT: The charge and its references were just made.
+            Ok(()) => Ok(Charge { pool, bytes }),
+            // INVARIANT: The references to the limiting pool are the caller's.
+            Err(_) if !limit.is_null() => Err(ChargeError::Limit(Pool(limit))),
+            Err(err) => Err(ChargeError::Other(err)),
+        }
     }
 
     extern "C" fn reclaim(
@@ -131,42 +134,10 @@ unsafe impl Sync for Pool {}
 
 /// Why something could not be charged.
 pub enum ChargeError {
-    /// It would exceed the limit of this pool: the one that was charged or one above.
+    /// It would exceed the limit of this pool: the one of the process or one above.
     Limit(Pool),
     /// Something else.
     Other(Error),
-}
-
-impl Pool {
-    /// Charges `bytes`. Does not sleep.
-    ///
-    /// # Errors
-    ///
-    /// See [`ChargeError`].
-    pub fn try_charge(&self, bytes: u64) -> Result<Charge, ChargeError> {
-        let mut limit = ptr::null_mut();
-        // SAFETY: By the type invariant the pool is valid.
-        let result = to_result(unsafe { bindings::dmem_cgroup_charge(self.0, bytes, &mut limit) });
-        match result {
-            // INVARIANT: The charge and its references were just made.
-            Ok(()) => Ok(Charge {
-                pool: self.0,
-                bytes,
-            }),
-            // INVARIANT: The references to the limiting pool are the caller's.
-            Err(_) if !limit.is_null() => Err(ChargeError::Limit(Pool(limit))),
-            Err(err) => Err(ChargeError::Other(err)),
-        }
-    }
-
-    /// Whether evicting what is charged to `self` helps against `limit` (`None`: the region is
-    /// full) and is not forbidden by a protection (`dmem.min`, and `dmem.low` unless
-    /// `ignore_low`). Does not sleep.
-    pub fn may_evict(&self, limit: Option<&Pool>, ignore_low: bool) -> bool {
-        let limit = limit.map_or(ptr::null_mut(), |pool| pool.0);
-        // SAFETY: By the type invariant the pools are valid; null is the root.
-        unsafe { bindings::dmem_cgroup_may_evict(limit, self.0, ignore_low) }
-    }
 }
 
 impl Drop for Pool {
@@ -192,6 +163,18 @@ pub struct Charge {
 unsafe impl Send for Charge {}
 // SAFETY: Nothing is done through a shared reference.
 unsafe impl Sync for Charge {}
+
+impl Charge {
+    /// Whether evicting what is charged helps against `limit` (`None`: the region is full) and is
+    /// not forbidden by a protection (`dmem.min`, and `dmem.low` unless `ignore_low`). Does not
+    /// sleep.
+    pub fn may_evict(&self, limit: Option<&Pool>, ignore_low: bool) -> bool {
+        let limit = limit.map_or(ptr::null_mut(), |pool| pool.0);
+        let mut hit_low = false;
+        // SAFETY: By the type invariant the pools are valid; null is the root.
+        unsafe { bindings::dmem_cgroup_may_evict(limit, self.pool, ignore_low, &mut hit_low) }
+    }
+}
 
 impl Drop for Charge {
     fn drop(&mut self) {

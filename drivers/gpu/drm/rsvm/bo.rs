@@ -13,10 +13,7 @@ mod bound;
 use crate::{
     driver::RsvmDriver,
     gpu::Gpu,
-    vram::{
-        Client,
-        Watcher, //
-    }, //
+    vram::Watcher, //
 };
 use kernel::{
     drm::{
@@ -61,8 +58,8 @@ pub(crate) struct Bo {
 }
 
 impl Bo {
-    /// Makes a buffer of `size` bytes, all zero, that is charged to the current task's cgroup.
-    /// `watcher` is told when it comes to device memory and leaves it.
+    /// Makes a buffer of `size` bytes, all zero. Its device memory is charged to the process that
+    /// uses it when it comes there; `watcher` is told that, and when it leaves.
     ///
     /// # Errors
     ///
@@ -80,8 +77,7 @@ impl Bo {
         if size > gpu.vram_total() {
             return Err(ENOMEM);
         }
-        let client = Client::new(&gpu.vram, Some(watcher))?;
-        let backing = Backing::new(gpu.clone(), client, size)?;
+        let backing = Backing::new(gpu.clone(), watcher, size)?;
         let object = gem::Object::new(device, usize::try_from(size)?, Some(backing.clone()))?;
         backing.set_user_range(UserRange::new(&object)?);
         Ok(object)

@@ -79,8 +79,9 @@ impl Vm {
             },
             GFP_KERNEL,
         )?;
-        let (bindings, manager) = Bindings::new(device, gpu.va_bits())?;
-        let client = Client::new(&gpu.vram, Some(events.clone()))?;
+        let payer: ARef<Mm> = (&**mm).into();
+        let (bindings, manager) = Bindings::new(device, gpu.va_bits(), payer.clone())?;
+        let client = Client::new(payer, Some(events.clone()))?;
         let space = Space::new(gpu.clone(), mm, sink, bindings, Some(client))?;
         // From here on an error has to give the space back.
         let result = Self::attach(gpu, mm, space.clone(), events, manager);

@@ -106,9 +106,7 @@ type Block = Pin<KBox<AllocatedBlocks>>;
 
 /// A chunk that pages of processes are in.
 struct Held {
-    /// First, so that it goes back before it is uncharged.
     _block: Block,
-    _charge: Charge,
     client: Arc<Client>,
     /// Where it is in the order of use; `None` while somebody evicts it, and nothing is allocated
     /// in it.
@@ -116,24 +114,23 @@ struct Held {
 }
 
 /// What can be evicted.
-enum Member {
+enum Victim {
     /// A chunk, by index.
     Chunk(u32, Arc<Client>),
     Object(Arc<Object>),
 }
 
+/// A member of the order of use. Dropped after its block went back.
+struct Member {
+    victim: Victim,
+    charge: Charge,
+}
+
 impl Member {
     fn kind(&self) -> Kind {
-        match self {
-            Self::Chunk(..) => Kind::Pages,
-            Self::Object(_) => Kind::Objects,
-        }
-    }
-
-    fn client(&self) -> &Arc<Client> {
-        match self {
-            Self::Chunk(_, client) => client,
-            Self::Object(object) => &object.client,
+        match self.victim {
+            Victim::Chunk(..) => Kind::Pages,
+            Victim::Object(_) => Kind::Objects,
         }
     }
 }
@@ -406,11 +403,12 @@ impl Vram {
         self.counters.for_each(f);
     }
 
-    /// Returns a block. Without the lock.
-    fn give_back(&self, held: Held) {
+    /// Returns a block and what was charged for it. Without the lock.
+    fn give_back(&self, held: Held, idle: Option<lru::Idle<Member>>) {
         // Before somebody else can have it, so that the sum is never more than there is.
         self.state.lock().usage.pages -= CHUNK_SIZE;
         drop(held);
+        drop(idle);
         self.freed.advance();
     }
 

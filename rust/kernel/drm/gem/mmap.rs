@@ -21,10 +21,13 @@ use crate::{
         self,
         device::DeviceContext, //
     },
-    mm::virt::{
-        flags,
-        VmaMixedMap,
-        VmaNew, //
+    mm::{
+        virt::{
+            flags,
+            VmaMixedMap,
+            VmaNew, //
+        },
+        Mm, //
     },
     page::{
         Page,
@@ -89,6 +92,12 @@ pub struct Fault<'a> {
 impl Fault<'_> {
     fn vma(&self) -> *mut bindings::vm_area_struct {
         self.vmf.__bindgen_anon_1.vma
+    }
+
+    /// The memory of the process that has the mapping.
+    pub fn mm(&self) -> &Mm {
+        // SAFETY: By the type invariants the mapping is valid, and so is what it belongs to.
+        unsafe { Mm::from_raw((*self.vma()).vm_mm) }
     }
 
     /// Which page of `obj`, whose fault this is, was touched.

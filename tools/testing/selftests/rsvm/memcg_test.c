@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Who VRAM is charged to: the dmem cgroup of who made the mirror, limited and back
- * to zero; the memory cgroup keeps the charge of pages wherever they are. Root.
+ * Who VRAM is charged to: the dmem cgroup that the process is in, limited and back to
+ * zero; the memory cgroup keeps the charge of pages wherever they are. Root.
  */
 #include <sys/stat.h>
 
@@ -10,6 +10,7 @@
 
 #define ROOT "/sys/fs/cgroup/"
 #define GROUP ROOT "rsvm-test"
+#define OTHER ROOT "rsvm-test-other"
 #define SIZE (8 * LEAF)
 
 FIXTURE(memcg)
@@ -47,14 +48,19 @@ FIXTURE_SETUP(memcg)
 	if (dmem(ROOT "dmem.capacity", self->region, sizeof(self->region)) < 0)
 		SKIP(return, "the device has no dmem region");
 	ASSERT_TRUE(!mkdir(GROUP, 0755) || errno == EEXIST);
+	ASSERT_TRUE(!mkdir(OTHER, 0755) || errno == EEXIST);
 }
 
 FIXTURE_TEARDOWN(memcg)
 {
+	static const char *const groups[] = { GROUP, OTHER };
+
 	/* The last process may be a moment behind. */
-	for (int i = 0; i < 1000 && rmdir(GROUP) && errno == EBUSY; i++)
-		usleep(10000);
-	EXPECT_NE(0, access(GROUP, F_OK));
+	for (int n = 0; n < 2; n++) {
+		for (int i = 0; i < 1000 && rmdir(groups[n]) && errno == EBUSY; i++)
+			usleep(10000);
+		EXPECT_NE(0, access(groups[n], F_OK));
+	}
 }
 
 static int join(void)
@@ -62,9 +68,17 @@ static int join(void)
 	return sys_write(GROUP "/cgroup.procs", "0");
 }
 
+static long long charged_in(const char *group)
+{
+	char path[80];
+
+	snprintf(path, sizeof(path), "%s/dmem.current", group);
+	return dmem(path, NULL, 0);
+}
+
 static long long charged(void)
 {
-	return dmem(GROUP "/dmem.current", NULL, 0);
+	return charged_in(GROUP);
 }
 
 static int await_charge(long long value)
@@ -200,6 +214,114 @@ TEST_F(memcg, limit_less_than_a_buffer)
 		if (gpu_poke(&second, m.p, 2) || *word_at(m.p, 0) != 2)
 			_exit(4);
 		_exit(0);
+	}
+	EXPECT_EQ(0, wait_exit(pid));
+	EXPECT_OK(await_charge(0));
+}
+
+/* Sets a limit without making room for it. */
+static int limit_later(const char *region, long long limit)
+{
+	int fd = open(GROUP "/dmem.max", O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+	int ret = fd < 0 || dprintf(fd, "%s %lld", region, limit) < 0 ? -errno : 0;
+
+	close(fd);
+	return ret;
+}
+
+/* A group above its limit takes processes in, and what they need drives others out. */
+TEST_F(memcg, join_above_limit)
+{
+	int ready[2], leave[2];
+	pid_t first, second;
+	char c = 0;
+
+	ASSERT_OK(pipe(ready));
+	ASSERT_OK(pipe(leave));
+	first = fork();
+	ASSERT_GE(first, 0);
+	if (!first) {
+		struct gpu g;
+		struct mem m;
+
+		close(ready[0]);
+		close(leave[1]);
+		if (join() || gpu_open(&g) || mem_get(&m, MEM_ANON, SIZE))
+			_exit(1);
+		pattern_fill(m.p, SIZE, 1);
+		if (svm_migrate(&g, m.p, SIZE, TO_VRAM))
+			_exit(2);
+		(void)!write(ready[1], &c, 1);
+		(void)!read(leave[0], &c, 1);
+		_exit(pattern_errors(m.p, SIZE, 1) ? 3 : 0);
+	}
+	close(ready[1]);
+	close(leave[0]);
+	ASSERT_EQ(1, read(ready[0], &c, 1));
+	ASSERT_OK(limit_later(self->region, SIZE / 2));
+	ASSERT_GT(charged(), SIZE / 2);
+	second = fork();
+	ASSERT_GE(second, 0);
+	if (!second) {
+		struct gpu g;
+		struct mem m;
+
+		if (join())
+			_exit(1);
+		if (gpu_open(&g))
+			_exit(2);
+		if (mem_get(&m, MEM_ANON, LEAF))
+			_exit(3);
+		pattern_fill(m.p, LEAF, 2);
+		if (svm_migrate(&g, m.p, LEAF, TO_VRAM) || svm_in_vram(&g, m.p, LEAF) != LEAF)
+			_exit(4);
+		if (charged() > (long long)SIZE / 2)
+			_exit(5);
+		_exit(pattern_errors(m.p, LEAF, 2) ? 6 : 0);
+	}
+	EXPECT_EQ(0, wait_exit(second));
+	close(leave[1]);
+	EXPECT_EQ(0, wait_exit(first));
+	EXPECT_OK(await_charge(0));
+}
+
+/* What a process needs after it went to another group is charged there. */
+TEST_F(memcg, charge_goes_with_the_process)
+{
+	pid_t pid = fork();
+
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		struct mem before, after, window;
+		long long left, pages;
+		struct gpu g;
+		struct bo bo;
+
+		if (join() || gpu_open(&g) || bo_create(&bo, g.fd, LEAF))
+			_exit(1);
+		if (mem_get(&before, MEM_ANON, LEAF) || mem_get(&after, MEM_ANON, LEAF) ||
+		    mem_get(&window, MEM_ANON, LEAF))
+			_exit(1);
+		memset(before.p, 1, LEAF);
+		if (svm_migrate(&g, before.p, LEAF, TO_VRAM))
+			_exit(2);
+		left = charged();
+		if (left < (long long)LEAF)
+			_exit(3);
+		if (sys_write(OTHER "/cgroup.procs", "0") || charged_in(OTHER) > 0)
+			_exit(4);
+		memset(after.p, 2, LEAF);
+		if (svm_migrate(&g, after.p, LEAF, TO_VRAM) || gpu_poke(&g, after.p, 3))
+			_exit(5);
+		pages = charged_in(OTHER);
+		if (pages < (long long)LEAF)
+			_exit(6);
+		/* The device brings the buffer, which was made before. */
+		if (bo_bind(&bo, g.vm, window.p, LEAF, 0, 0) || gpu_poke(&g, window.p, 4))
+			_exit(7);
+		if (charged_in(OTHER) < pages + (long long)LEAF)
+			_exit(8);
+		_exit(charged() > left ? 9 : 0);
 	}
 	EXPECT_EQ(0, wait_exit(pid));
 	EXPECT_OK(await_charge(0));

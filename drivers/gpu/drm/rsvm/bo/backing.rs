@@ -22,9 +22,9 @@ use crate::{
     },
     vram::{
         Blocks,
-        Client,
         Evictable,
-        Wait, //
+        Wait,
+        Watcher, //
     },
 };
 use kernel::{
@@ -37,6 +37,7 @@ use kernel::{
         Outcome,
         UserRange, //
     },
+    mm::Mm,
     new_mutex,
     page::{
         Page,
@@ -44,6 +45,7 @@ use kernel::{
     },
     prelude::*,
     sync::{
+        aref::ARef,
         Arc,
         Mutex,
         MutexGuard,
@@ -76,7 +78,7 @@ struct State {
 #[pin_data]
 pub(crate) struct Backing {
     gpu: Arc<Gpu>,
-    client: Arc<Client>,
+    watcher: Arc<dyn Watcher>,
     size: u64,
     user: SetOnce<UserRange<RsvmDriver>>,
     #[pin]
@@ -84,11 +86,11 @@ pub(crate) struct Backing {
 }
 
 impl Backing {
-    pub(super) fn new(gpu: Arc<Gpu>, client: Arc<Client>, size: u64) -> Result<Arc<Self>> {
+    pub(super) fn new(gpu: Arc<Gpu>, watcher: Arc<dyn Watcher>, size: u64) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 gpu,
-                client,
+                watcher,
                 size,
                 user: SetOnce::new(),
                 state <- new_mutex!(
@@ -154,7 +156,7 @@ impl Backing {
         if page >= self.pages() {
             return Outcome::SIGBUS;
         }
-        let mut state = match self.populated() {
+        let mut state = match self.populated(fault.mm()) {
             Ok(state) => state,
             Err(ENOMEM) => return Outcome::OOM,
             Err(EINTR) => return Outcome::AGAIN,
@@ -178,17 +180,14 @@ impl Backing {
         }
     }
 
-    /// Sees to it that the buffer has memory, wherever.
-    fn populated(self: &Arc<Self>) -> Result<MutexGuard<'_, State>> {
+    /// Sees to it that the buffer has memory, wherever. The process with the memory `mm` pays.
+    fn populated(self: &Arc<Self>, mm: &Mm) -> Result<MutexGuard<'_, State>> {
         let state = self.state.lock();
         if !matches!(state.store, Store::Nowhere) {
             return Ok(state);
         }
         drop(state);
-        let room =
-            self.gpu
-                .vram
-                .alloc_object(&self.client, self.size, self.clone(), Wait::no_wait());
+        let room = self.alloc(mm, Wait::no_wait());
         if let Ok(state) = room.and_then(|blocks| self.move_in(blocks)) {
             return Ok(state);
         }
@@ -198,6 +197,12 @@ impl Backing {
             state.store = Store::System(pages);
         }
         Ok(state)
+    }
+
+    /// Device memory for all of it, for which the process with the memory `mm` pays.
+    fn alloc(self: &Arc<Self>, mm: &Mm, wait: Wait<'_>) -> Result<Blocks> {
+        let vram = &self.gpu.vram;
+        vram.alloc_object(mm, &self.watcher, self.size, self.clone(), wait)
     }
 
     fn alloc_pages(&self, flags: kernel::alloc::Flags) -> Result<KVVec<Page>> {
@@ -301,7 +306,7 @@ impl Evictable for Backing {
         let pages = self.alloc_pages(__GFP_NOWARN)?;
         self.unmap_user();
         spaces.retain(|space| {
-            space.withdraw_buffer(|buffer| core::ptr::eq::<Self>(&*buffer.0, self))
+            space.withdraw_buffer(|buffer| core::ptr::eq::<Self>(&*buffer.backing, self))
         });
         self.transfer(blocks, &pages, DataDirection::FromDevice)?;
         let old = core::mem::replace(store, Store::System(pages));
@@ -313,11 +318,15 @@ impl Evictable for Backing {
 
 /// A buffer as something that can be bound.
 #[derive(Clone)]
-pub(crate) struct BackingRef(pub(crate) Arc<Backing>);
+pub(crate) struct BackingRef {
+    pub(super) backing: Arc<Backing>,
+    /// Who pays for it where it is bound.
+    pub(super) mm: ARef<Mm>,
+}
 
 impl PartialEq for BackingRef {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.backing, &other.backing)
     }
 }
 
@@ -327,7 +336,7 @@ impl Buffer for BackingRef {
         cancelled: &dyn Fn() -> bool,
         f: impl FnOnce(Places<'_>) -> R,
     ) -> Result<R> {
-        let this = &self.0;
+        let this = &self.backing;
         let mut state = this.state.lock();
         while !matches!(state.store, Store::Device(_)) {
             drop(state);
@@ -335,10 +344,7 @@ impl Buffer for BackingRef {
                 until: None,
                 cancelled,
             };
-            let blocks = this
-                .gpu
-                .vram
-                .alloc_object(&this.client, this.size, this.clone(), wait)?;
+            let blocks = this.alloc(&self.mm, wait)?;
             state = this.move_in(blocks)?;
         }
         let Store::Device(blocks) = &state.store else {

@@ -33,16 +33,23 @@ use kernel::{
             UniqueRefGpuVm, //
         },
     },
-    mm::addr::{
-        PageRange,
-        VirtAddr, //
+    mm::{
+        addr::{
+            PageRange,
+            VirtAddr, //
+        },
+        Mm, //
     },
     prelude::*,
     sync::aref::ARef, //
 };
 
 /// The bindings of one space.
-pub(crate) struct Bindings(UniqueRefGpuVm<Tree>);
+pub(crate) struct Bindings {
+    vm: UniqueRefGpuVm<Tree>,
+    /// The process's memory.
+    mm: ARef<Mm>,
+}
 
 /// What the GPUVM calls.
 pub(crate) struct Tree {
@@ -132,19 +139,24 @@ impl DriverGpuVm for Tree {
 pub(crate) type Manager = ARef<GpuVm<Tree>>;
 
 impl Bindings {
-    /// With nothing bound, for a device with addresses of `va_bits`. May sleep.
+    /// With nothing bound, for a device with addresses of `va_bits` and a process with the memory
+    /// `mm`. May sleep.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(device: &drm::Device<RsvmDriver>, va_bits: u32) -> Result<(Self, Manager)> {
+    pub(crate) fn new(
+        device: &drm::Device<RsvmDriver>,
+        va_bits: u32,
+        mm: ARef<Mm>,
+    ) -> Result<(Self, Manager)> {
         let tree = Tree {
             _device: device.into(),
         };
         let dummy = Bo::dummy(device)?;
         let vm = GpuVm::new::<Error, _>(c"rsvm", device, &*dummy, 0..1 << va_bits, 0..0, tree)?;
         let manager = (&*vm).into();
-        Ok((Self(vm), manager))
+        Ok((Self { vm, mm }, manager))
     }
 
     /// Binds `range` to the buffer of `buffer` from byte `offset` on.
@@ -159,7 +171,7 @@ impl Bindings {
         offset: u64,
         change: &mut Change,
     ) -> Result {
-        self.0.sm_map(OpMapRequest {
+        self.vm.sm_map(OpMapRequest {
             addr: range.start().as_u64(),
             range: range.len() as u64,
             gem_offset: offset,
@@ -174,16 +186,24 @@ impl Bindings {
     ///
     /// As for [`map`](Self::map).
     pub(crate) fn unmap(&mut self, range: PageRange, change: &mut Change) -> Result {
-        self.0
+        self.vm
             .sm_unmap(range.start().as_u64(), range.len() as u64, change)
+    }
+
+    /// The buffer that is bound as `va`.
+    fn buffer(&self, va: &GpuVa<Tree>) -> Option<BackingRef> {
+        Some(BackingRef {
+            backing: va.obj().backing().ok()?.clone(),
+            mm: self.mm.clone(),
+        })
     }
 
     /// Unbinds everything.
     pub(crate) fn clear(&mut self) {
-        let all = self.0.va_range();
+        let all = self.vm.va_range();
         // What lies within is unmapped as a whole, which needs nothing.
         let _ = self
-            .0
+            .vm
             .sm_unmap(all.start, all.end - all.start, &mut Change::empty());
     }
 }
@@ -200,18 +220,18 @@ impl bound::Bindings for Bindings {
 
     fn first(&self, range: PageRange) -> Option<Bound<BackingRef>> {
         let va = self
-            .0
+            .vm
             .find_first(range.start().as_u64()..range.end().as_u64())?;
         Some(Bound {
             range: range_of(va)?,
-            buffer: BackingRef(va.obj().backing().ok()?.clone()),
+            buffer: self.buffer(va)?,
             offset: va.gem_offset(),
             write: *va.data(),
         })
     }
 
     fn is_free(&self, range: PageRange) -> bool {
-        self.0
+        self.vm
             .find_first(range.start().as_u64()..range.end().as_u64())
             .is_none()
     }
@@ -219,10 +239,9 @@ impl bound::Bindings for Bindings {
     fn next_of(&self, from: VirtAddr, wanted: &dyn Fn(&BackingRef) -> bool) -> Option<PageRange> {
         let mut start = from.as_u64();
         loop {
-            let va = self.0.find_first(start..self.0.va_range().end)?;
+            let va = self.vm.find_first(start..self.vm.va_range().end)?;
             start = va.range().end;
-            let backing = va.obj().backing().ok()?;
-            if wanted(&BackingRef(backing.clone())) {
+            if wanted(&self.buffer(va)?) {
                 return range_of(va);
             }
         }

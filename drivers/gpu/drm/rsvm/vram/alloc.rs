@@ -27,6 +27,7 @@ use super::{
     Kind,
     Member,
     State,
+    Victim,
     Vram,
     BALANCE,
     CHUNK_SIZE, //
@@ -41,6 +42,7 @@ use kernel::{
         GpuBuddyAllocFlags,
         GpuBuddyAllocMode, //
     },
+    mm::Mm,
     prelude::*,
     ptr::Alignment,
     rbtree::RBTreeNodeReservation,
@@ -186,7 +188,8 @@ impl Vram {
     /// # Errors
     ///
     /// `ENOSPC` if nothing came free in time, `EINTR` if the task is killed or it was cancelled,
-    /// `ENODEV` when the driver is being unbound, `ENOMEM`.
+    /// `ESRCH` if the process that pays has left its memory, `ENODEV` when the driver is being
+    /// unbound, `ENOMEM`.
     pub(crate) fn alloc_huge(
         self: &Arc<Self>,
         client: &Arc<Client>,
@@ -286,12 +289,13 @@ impl Vram {
         wait: Wait<'_>,
         mut take: impl FnMut(&Chunk, u32),
     ) -> Result<usize> {
-        let charge = self.charge(client, Kind::Pages, CHUNK_SIZE, wait)?;
+        let charge = self.charge(&client.mm, Kind::Pages, CHUNK_SIZE, wait)?;
         let block = self.acquire(Kind::Pages, CHUNK_SIZE, wait)?;
         let offset = block.iter().next().map(|block| block.offset());
         let index = usize::try_from(offset.ok_or(EINVAL)? / CHUNK_SIZE)?;
         // CAST: There are fewer chunks than pages.
-        let member = Idle::new(Member::Chunk(index as u32, client.clone()))?;
+        let victim = Victim::Chunk(index as u32, client.clone());
+        let member = Idle::new(Member { victim, charge })?;
         let mut state = self.state.lock();
         if state.closed {
             return Err(ENODEV);
@@ -300,7 +304,6 @@ impl Vram {
         let place = state.lru.insert(member, true);
         state.held[index] = Some(Held {
             _block: block,
-            _charge: charge,
             client: client.clone(),
             place: Some(place),
         });
@@ -322,22 +325,21 @@ impl Vram {
         let _ = WORKERS.enqueue::<_, BALANCE>(self.clone());
     }
 
-    /// Charges `client`, and evicts what belongs to its cgroup if that has too much.
+    /// Charges the process with the memory `mm`, and evicts what belongs to its cgroup if that has
+    /// too much.
     ///
     /// # Errors
     ///
     /// As for [`alloc_huge`](Self::alloc_huge).
-    pub(super) fn charge(
-        &self,
-        client: &Client,
-        kind: Kind,
-        bytes: u64,
-        wait: Wait<'_>,
-    ) -> Result<Charge> {
+    pub(super) fn charge(&self, mm: &Mm, kind: Kind, bytes: u64, wait: Wait<'_>) -> Result<Charge> {
         let mut give_up = None;
         loop {
             let seen = self.freed.current();
-            let limit = match client.pool.try_charge(bytes) {
+            let charged = match &*self.region.lock() {
+                Some(region) => region.try_charge(mm, bytes),
+                None => return Err(ENODEV),
+            };
+            let limit = match charged {
                 Ok(charge) => return Ok(charge),
                 Err(ChargeError::Other(err)) => return Err(err),
                 Err(ChargeError::Limit(limit)) => limit,

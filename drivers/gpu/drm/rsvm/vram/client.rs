@@ -2,11 +2,11 @@
 
 //! Users of device memory, and what they pay for it.
 
-use super::Vram;
 use kernel::{
-    cgroup_dmem::Pool,
+    mm::Mm,
     prelude::*,
     sync::{
+        aref::ARef,
         atomic::Atomic,
         Arc, //
     }, //
@@ -22,28 +22,26 @@ pub(crate) trait Watcher: Send + Sync {
     fn objects_changed(&self, _bytes: i64) {}
 }
 
-/// Who device memory is charged to.
+/// Whose pages device memory is for.
 pub(crate) struct Client {
-    pub(super) pool: Pool,
+    /// Who pays.
+    pub(super) mm: ARef<Mm>,
     watcher: Option<Arc<dyn Watcher>>,
     /// Index of the chunk that had room when it was looked at last.
     pub(super) open: Atomic<u32>,
 }
 
 impl Client {
-    /// For the calling task's cgroup, also when memory is allocated by another thread later, or
-    /// the task goes to another cgroup. May sleep.
+    /// What is allocated is charged to the cgroup that the process with the memory `mm` is in then,
+    /// whichever thread allocates.
     ///
     /// # Errors
     ///
-    /// `ENODEV` when the driver is being unbound, `ENOMEM`.
-    pub(crate) fn new(vram: &Vram, watcher: Option<Arc<dyn Watcher>>) -> Result<Arc<Self>> {
-        let region = vram.region.lock();
-        let pool = region.as_ref().ok_or(ENODEV)?.current_pool()?;
-        drop(region);
+    /// `ENOMEM`.
+    pub(crate) fn new(mm: ARef<Mm>, watcher: Option<Arc<dyn Watcher>>) -> Result<Arc<Self>> {
         Ok(Arc::new(
             Self {
-                pool,
+                mm,
                 watcher,
                 open: Atomic::new(0),
             },
@@ -54,12 +52,6 @@ impl Client {
     pub(super) fn evicted(&self, bytes: u64) {
         if let Some(watcher) = self.watcher.as_ref().filter(|_| bytes != 0) {
             watcher.evicted(bytes);
-        }
-    }
-
-    pub(super) fn objects_changed(&self, bytes: i64) {
-        if let Some(watcher) = &self.watcher {
-            watcher.objects_changed(bytes);
         }
     }
 }

@@ -18,7 +18,9 @@ use super::{
         Idle,
         Pick, //
     },
+    Client,
     Member,
+    Victim,
     Vram,
     BALANCE,
     CHUNK_PAGES,
@@ -104,9 +106,12 @@ impl Vram {
             Pick::Young(ripe) => return Evicted::Nothing(Some(ripe)),
             Pick::Found(idle) => idle,
         };
-        let freed = match idle.get() {
-            &Member::Chunk(index, _) => self.evict_chunk(idle, index),
-            Member::Object(object) => {
+        let freed = match &idle.get().victim {
+            Victim::Chunk(index, client) => {
+                let (index, client) = (*index, client.clone());
+                self.evict_chunk(idle, index, &client)
+            }
+            Victim::Object(object) => {
                 let object = object.clone();
                 self.evict_object(idle, &object)
             }
@@ -134,25 +139,24 @@ impl Vram {
             // Within a cgroup there are no reserves: the limit is what counts.
             let in_reserve =
                 limit.is_none() && !self.limits.may_evict(&usage, member.kind(), wanted);
-            everything || (!in_reserve && member.client().pool.may_evict(limit, ignore_low))
+            everything || (!in_reserve && member.charge.may_evict(limit, ignore_low))
         });
         if let Pick::Found(idle) = &pick {
-            match idle.get() {
-                Member::Chunk(index, _) => {
+            match &idle.get().victim {
+                Victim::Chunk(index, _) => {
                     if let Some(held) = &mut state.held[*index as usize] {
                         held.place = None;
                     }
                 }
-                Member::Object(object) => object.take_out(&mut state),
+                Victim::Object(object) => object.take_out(&mut state),
             }
         }
         pick
     }
 
     /// Moves the pages of a frozen chunk; true if its block came free.
-    fn evict_chunk(&self, idle: Idle<Member>, index: u32) -> bool {
+    fn evict_chunk(&self, idle: Idle<Member>, index: u32, client: &Client) -> bool {
         let chunk = &self.chunks[index as usize];
-        let client = idle.get().client().clone();
         let mover = self.mover.lock().clone();
         chunk.leaving.store(true, Relaxed);
         let pages = chunk.pages();
@@ -170,25 +174,23 @@ impl Vram {
         client.evicted(moved * PAGE_SIZE as u64);
 
         let mut state = self.state.lock();
-        let freed = chunk.live() == 0;
-        let taken = if freed {
+        if chunk.live() == 0 {
+            let taken = state.take(index);
+            drop(state);
             self.counters.evictions.fetch_add(1u64, Relaxed);
-            state.take(index)
-        } else {
-            let place = state.lru.insert(idle, false);
-            if let Some(held) = &mut state.held[index as usize] {
-                held.place = Some(place);
+            if let Some((held, _)) = taken {
+                self.give_back(held, Some(idle));
             }
-            None
-        };
-        drop(state);
-        if let Some((held, _)) = taken {
-            self.give_back(held);
-        } else {
-            // What became empty while it was frozen was not released.
-            self.release(index as usize);
+            return true;
         }
-        freed
+        let place = state.lru.insert(idle, false);
+        if let Some(held) = &mut state.held[index as usize] {
+            held.place = Some(place);
+        }
+        drop(state);
+        // What became empty while it was frozen was not released.
+        self.release(index as usize);
+        false
     }
 
     /// Splits the folio of 2 MiB of a chunk, if a part of it is mapped by nobody. May sleep.

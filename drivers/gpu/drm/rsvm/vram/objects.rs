@@ -10,13 +10,14 @@ use super::{
         Stamp, //
     },
     Block,
-    Client,
     Member,
     State,
-    Vram, //
+    Victim,
+    Vram,
+    Watcher, //
 };
 use kernel::{
-    cgroup_dmem::Charge,
+    mm::Mm,
     page::PAGE_SIZE,
     prelude::*,
     sync::{
@@ -52,7 +53,7 @@ pub(super) enum Place {
 /// An object as the order of use knows it.
 pub(super) struct Object {
     evictable: Arc<dyn Evictable>,
-    pub(super) client: Arc<Client>,
+    watcher: Arc<dyn Watcher>,
     bytes: u64,
     place: LockedBy<Place, State>,
 }
@@ -69,6 +70,8 @@ impl Vram {
     /// then on. It may be as large as device memory. May sleep, and evicts: with no lock held that
     /// any [`Evictable`] waits for.
     ///
+    /// The process with the memory `mm` pays, and `watcher` is told.
+    ///
     /// The allocator keeps `object` alive for as long as the [`Blocks`] are, so the object has to
     /// drop them when its user is done with it, not in its own destructor.
     ///
@@ -78,7 +81,8 @@ impl Vram {
     /// whole pages; `ENOSPC` at once if it is more than the device has.
     pub(crate) fn alloc_object(
         self: &Arc<Self>,
-        client: &Arc<Client>,
+        mm: &Mm,
+        watcher: &Arc<dyn Watcher>,
         bytes: u64,
         object: Arc<dyn Evictable>,
         wait: Wait<'_>,
@@ -89,18 +93,19 @@ impl Vram {
         if bytes > self.limits.total {
             return Err(ENOSPC);
         }
-        let charge = self.charge(client, Kind::Objects, bytes, wait)?;
+        let charge = self.charge(mm, Kind::Objects, bytes, wait)?;
         let block = self.acquire(Kind::Objects, bytes, wait)?;
         let object = Arc::new(
             Object {
                 evictable: object,
-                client: client.clone(),
+                watcher: watcher.clone(),
                 bytes,
                 place: LockedBy::new(&self.state, Place::Out),
             },
             GFP_KERNEL,
         )?;
-        let member = Idle::new(Member::Object(object.clone()))?;
+        let victim = Victim::Object(object.clone());
+        let member = Idle::new(Member { victim, charge })?;
         let mut state = self.state.lock();
         if state.closed {
             return Err(ENODEV);
@@ -111,14 +116,14 @@ impl Vram {
         let is_low = self.limits.is_low(self.free_in(&state));
         drop(state);
         // CAST: No device has that much.
-        client.objects_changed(bytes as i64);
+        watcher.objects_changed(bytes as i64);
         if is_low {
             self.wake_balance();
         }
         Ok(Blocks {
             vram: self.clone(),
             object,
-            block: Some((block, charge)),
+            block: Some(block),
         })
     }
 
@@ -128,10 +133,11 @@ impl Vram {
         let mut state = self.state.lock();
         if *object.place.access(&state) == Place::Gone {
             drop(state);
-            // Perhaps the last reference to the object.
+            // What it was charged comes free.
             drop(idle);
+            self.freed.advance();
             self.counters.evicted_objects.fetch_add(1u64, Relaxed);
-            object.client.evicted(object.bytes);
+            object.watcher.evicted(object.bytes);
             return true;
         }
         let stamp = state.lru.insert(idle, false);
@@ -146,13 +152,13 @@ impl Vram {
 pub(crate) struct Blocks {
     vram: Arc<Vram>,
     object: Arc<Object>,
-    block: Option<(Block, Charge)>,
+    block: Option<Block>,
 }
 
 impl Blocks {
     /// The pieces, as offset in device memory and length, both in bytes.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let blocks = self.block.iter().flat_map(|(block, _)| block.iter());
+        let blocks = self.block.iter().flat_map(|block| block.iter());
         blocks.map(|block| (block.offset(), block.size()))
     }
 
@@ -176,11 +182,12 @@ impl Drop for Blocks {
         };
         state.usage.objects -= self.object.bytes;
         drop(state);
-        drop(idle);
         self.block = None;
+        // Who evicts it has it otherwise.
+        drop(idle);
         // CAST: No device has that much.
         self.object
-            .client
+            .watcher
             .objects_changed(-(self.object.bytes as i64));
         self.vram.freed.advance();
     }

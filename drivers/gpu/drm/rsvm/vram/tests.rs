@@ -8,10 +8,14 @@ use super::{
     *, //
 };
 use kernel::{
-    sync::atomic::{
-        Acquire,
-        AtomicFlag,
-        Release, //
+    mm::Mm,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Acquire,
+            AtomicFlag,
+            Release, //
+        }, //
     },
     time::{
         delay::fsleep,
@@ -85,6 +89,11 @@ impl Watcher for Heard {
     }
 }
 
+/// The memory of the process that loads the module.
+fn own_mm() -> Result<ARef<Mm>> {
+    Ok((&**current!().mm().ok_or(ESRCH)?).into())
+}
+
 /// An allocator with a fake mover, closed in the end.
 struct Rig {
     heard: Arc<Heard>,
@@ -102,7 +111,7 @@ impl Rig {
             objects: Atomic::new(0),
         };
         let heard = Arc::new(heard, GFP_KERNEL)?;
-        let client = Client::new(&vram, Some(heard.clone()))?;
+        let client = Client::new(own_mm()?, Some(heard.clone()))?;
         let (of, for_whom) = (vram.clone(), client.clone());
         let mover = Arc::pin_init(
             pin_init!(FakeMover {
@@ -179,9 +188,10 @@ impl FakeObject {
             }),
             GFP_KERNEL,
         )?;
+        let watcher: Arc<dyn Watcher> = rig.heard.clone();
         let blocks = rig
             .vram
-            .alloc_object(&rig.client, bytes, this.clone(), wait)?;
+            .alloc_object(&rig.client.mm, &watcher, bytes, this.clone(), wait)?;
         assert_eq!(blocks.iter().map(|(_, len)| len).sum::<u64>(), bytes);
         *this.blocks.lock() = Some(blocks);
         Ok(this)
@@ -269,7 +279,7 @@ mod cases {
         assert_eq!(first as usize % CHUNK_PAGES, 0);
         (1..CHUNK_PAGES).for_each(|i| assert_eq!(pages.take(i), Some(first + i as u32)));
         // Another client gets another chunk.
-        let other = Client::new(&rig.vram, None)?;
+        let other = Client::new(own_mm()?, None)?;
         drop(rig.vram.alloc_window(&other, &wanted, wait)?);
         assert!(rig.settles_at((CHUNKS - 2) * CHUNK_SIZE));
         Ok(())
@@ -485,7 +495,6 @@ mod cases {
         assert_eq!(rig.vram.evict_all(until), CHUNK_SIZE);
         assert_eq!(rig.huge(Wait::no_wait()), Err(ENODEV));
         rig.vram.close();
-        assert_eq!(Client::new(&rig.vram, None).err(), Some(ENODEV));
         // What is left still comes back.
         rig.vram.free(first, 1);
         assert!(rig.settles_at(CHUNKS * CHUNK_SIZE));

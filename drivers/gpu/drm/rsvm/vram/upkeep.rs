@@ -96,8 +96,8 @@ impl Vram {
         // CAST: There are fewer chunks than pages.
         let taken = state.take(index as u32);
         drop(state);
-        if let Some((held, _idle)) = taken {
-            self.give_back(held);
+        if let Some((held, idle)) = taken {
+            self.give_back(held, idle);
         }
     }
 }
