@@ -182,3 +182,81 @@ impl Drop for Charge {
         unsafe { bindings::dmem_cgroup_discharge(self.pool, self.bytes) };
     }
 }
+
+#[cfg(all(CONFIG_CGROUP_DMEM, CONFIG_MEMCG))]
+#[kunit_tests(rust_cgroup_dmem)]
+mod tests {
+    use super::*;
+    use crate::sync::aref::ARef;
+
+    struct Nobody;
+
+    impl Reclaim for Nobody {
+        fn reclaim(&self, _pool: &Pool, _bytes: u64) -> Result {
+            Err(ENOSPC)
+        }
+    }
+
+    fn region(size: u64) -> Result<Region<Nobody>> {
+        Region::new(c"kunit/vram0", size, Arc::new(Nobody, GFP_KERNEL)?)
+    }
+
+    /// Memory of the test's own.
+    fn memory() -> Result<ARef<Mm>> {
+        // SAFETY: Called in a test.
+        to_result(unsafe { bindings::kunit_attach_mm() })?;
+        Ok((&**current!().mm().ok_or(ESRCH)?).into())
+    }
+
+    /// A little more than half of what a group without a limit can have.
+    const HALF: u64 = 1 << 50;
+
+    #[test]
+    fn nothing_has_no_name() {
+        assert_eq!(region(0).err(), Some(EINVAL));
+    }
+
+    #[test]
+    fn charges_add_up() -> Result {
+        // How large a region is says nothing about what can be charged.
+        let region = region(4096)?;
+        let mm = memory()?;
+        let Ok(charged) = region.try_charge(&mm, HALF) else {
+            return Err(EAGAIN);
+        };
+        let Err(ChargeError::Limit(limit)) = region.try_charge(&mm, HALF) else {
+            return Err(EOVERFLOW);
+        };
+        assert!(charged.may_evict(None, false));
+        assert!(charged.may_evict(Some(&limit), false));
+        assert!(region.try_charge(&mm, 0).is_ok());
+        drop(charged);
+        assert!(region.try_charge(&mm, HALF).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn who_has_left_pays_nothing() -> Result {
+        let region = region(4096)?;
+        let mm = memory()?;
+        // SAFETY: Nobody but this test uses the memory, which gets its owner back below.
+        let owner = unsafe { &raw mut (*mm.as_raw()).__bindgen_anon_1.owner };
+        // SAFETY: As above.
+        let own = unsafe { owner.replace(ptr::null_mut()) };
+        let result = region.try_charge(&mm, 1);
+        // SAFETY: As above.
+        unsafe { owner.write(own) };
+        assert!(matches!(result, Err(ChargeError::Other(ESRCH))));
+        assert!(region.try_charge(&mm, 1).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn charges_outlive_the_region() -> Result {
+        let gone = region(4096)?;
+        let charged = gone.try_charge(&*memory()?, 1);
+        drop(gone);
+        assert!(charged.is_ok_and(|charged| charged.may_evict(None, false)));
+        Ok(())
+    }
+}

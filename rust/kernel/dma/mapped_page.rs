@@ -82,3 +82,71 @@ impl Drop for MappedPage<'_> {
         };
     }
 }
+
+#[kunit_tests(rust_dma_mapped_page)]
+mod tests {
+    use super::*;
+    use crate::{
+        device::Normal,
+        error::from_err_ptr, //
+    };
+
+    /// A device without a driver that reaches addresses up to `mask`.
+    struct TestDevice(*mut bindings::platform_device);
+
+    impl TestDevice {
+        fn new(mask: u64) -> Result<Self> {
+            let info = bindings::platform_device_info {
+                name: c"rust_dma_mapped_page".as_char_ptr(),
+                id: bindings::PLATFORM_DEVID_NONE,
+                dma_mask: mask,
+                ..Default::default()
+            };
+            // SAFETY: `info` is valid.
+            let pdev = unsafe { bindings::platform_device_register_full(&info) };
+            Ok(Self(from_err_ptr(pdev)?))
+        }
+
+        fn bound(&self) -> &Device<Bound> {
+            // SAFETY: Registered until `self` is dropped. It has no driver that could be unbound.
+            unsafe { Device::<Normal>::from_raw(&raw mut (*self.0).dev).as_bound() }
+        }
+    }
+
+    impl Drop for TestDevice {
+        fn drop(&mut self) {
+            // SAFETY: Registered in `new`.
+            unsafe { bindings::platform_device_unregister(self.0) };
+        }
+    }
+
+    #[test]
+    fn a_page_is_lent() -> Result {
+        let dev = TestDevice::new(u64::MAX)?;
+        let page = Page::alloc_page(GFP_KERNEL)?;
+        let other = Page::alloc_page(GFP_KERNEL)?;
+        let lent = MappedPage::new(dev.bound(), &page, DataDirection::ToDevice)?;
+        assert_eq!(lent.addr() % PAGE_SIZE as DmaAddress, 0);
+        // One page more than once, and others beside it.
+        let again = MappedPage::new(dev.bound(), &page, DataDirection::FromDevice)?;
+        let beside = MappedPage::new(dev.bound(), &other, DataDirection::Bidirectional)?;
+        assert!(beside.addr() != lent.addr() && beside.addr() != again.addr());
+        Ok(())
+    }
+
+    #[test]
+    fn out_of_reach() -> Result {
+        let dev = TestDevice::new(0xff)?;
+        let page = Page::alloc_page(GFP_KERNEL)?;
+        // SAFETY: The warning that is expected is for this test.
+        let expected =
+            unsafe { bindings::kunit_start_suppress_warning(bindings::kunit_get_current_test()) };
+        let result = MappedPage::new(dev.bound(), &page, DataDirection::ToDevice);
+        // SAFETY: Begun above.
+        unsafe {
+            bindings::kunit_end_suppress_warning(bindings::kunit_get_current_test(), expected)
+        };
+        assert_eq!(result.err(), Some(ENOMEM));
+        Ok(())
+    }
+}

@@ -36,7 +36,7 @@ impl PollMask {
     pub const HANGUP: Self = Self(bindings::POLLHUP);
 
     /// The raw `__poll_t`.
-    pub const fn as_raw(self) -> u32 {
+    const fn as_raw(self) -> u32 {
         self.0
     }
 }

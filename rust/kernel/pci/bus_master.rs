@@ -54,3 +54,86 @@ impl BusMaster {
         self.0.try_access_with(Enabled::clear);
     }
 }
+
+#[kunit_tests(rust_pci_bus_master)]
+mod tests {
+    use super::*;
+    use crate::{
+        pci::testing::{
+            self,
+            check, //
+        },
+        sync::SetOnce, //
+    };
+
+    fn is_on(pdev: &Device) -> bool {
+        let mut command = 0;
+        // SAFETY: The device is valid.
+        unsafe {
+            bindings::pci_read_config_word(
+                pdev.as_raw(),
+                bindings::PCI_COMMAND as c_int,
+                &mut command,
+            )
+        };
+        u32::from(command) & bindings::PCI_COMMAND_MASTER != 0
+    }
+
+    /// Taken away, and then dropped.
+    struct Disabled;
+
+    impl testing::Test for Disabled {
+        type Kept = ();
+
+        fn probe(pdev: &Device<device::Core<'_>>) -> Result {
+            let master = BusMaster::enable(pdev)?;
+            check!(is_on(pdev));
+            master.disable();
+            check!(!is_on(pdev));
+            master.disable();
+            drop(master);
+
+            let master = BusMaster::enable(pdev)?;
+            check!(is_on(pdev));
+            drop(master);
+            check!(!is_on(pdev));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn ends_when_it_is_told_to() -> Result {
+        testing::bind::<Disabled>()
+    }
+
+    /// Kept beyond the binding.
+    struct Unbound;
+
+    static KEPT: SetOnce<(BusMaster, ARef<Device>)> = SetOnce::new();
+
+    impl testing::Test for Unbound {
+        type Kept = ();
+
+        fn probe(pdev: &Device<device::Core<'_>>) -> Result {
+            KEPT.populate((BusMaster::enable(pdev)?, pdev.into()));
+            check!(is_on(pdev));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn ends_with_the_binding() -> Result {
+        testing::bind::<Unbound>()?;
+        if let Some((master, pdev)) = KEPT.as_ref() {
+            assert!(!is_on(pdev));
+            // Whoever has the device now is left alone.
+            // SAFETY: The device is valid.
+            unsafe { bindings::pci_set_master(pdev.as_raw()) };
+            master.disable();
+            assert!(is_on(pdev));
+            // SAFETY: As above.
+            unsafe { bindings::pci_clear_master(pdev.as_raw()) };
+        }
+        Ok(())
+    }
+}

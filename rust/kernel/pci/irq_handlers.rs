@@ -22,7 +22,7 @@ use crate::{
 /// Handlers borrow from the allocation of the vectors; this owns both, in the right order.
 pub struct ThreadedHandlers<'a, T: ThreadedHandler + 'a> {
     // Fields are dropped in the order of their declaration.
-    handlers: KVec<Pin<KBox<ThreadedRegistration<'a, T>>>>,
+    _handlers: KVec<Pin<KBox<ThreadedRegistration<'a, T>>>>,
     _vectors: KBox<IrqVectorRegistration<'a>>,
 }
 
@@ -59,15 +59,82 @@ impl<'a, T: ThreadedHandler + 'a> ThreadedHandlers<'a, T> {
             handlers.push(KBox::pin_init(registration, GFP_KERNEL)?, GFP_KERNEL)?;
         }
         Ok(Self {
-            handlers,
+            _handlers: handlers,
             _vectors: vectors,
         })
     }
+}
 
-    /// Waits until no handler runs, on any vector. May sleep.
-    pub fn synchronize(&self) {
-        for handler in &self.handlers {
-            handler.synchronize();
+#[kunit_tests(rust_pci_irq_handlers)]
+mod tests {
+    use super::*;
+    use crate::{
+        device::Core,
+        irq::{
+            IrqReturn,
+            ThreadedIrqReturn, //
+        },
+        pci::{
+            testing::{
+                self,
+                check, //
+            },
+            IrqType, //
+        }, //
+    };
+
+    /// The vector that it was made for.
+    struct Handler(#[expect(dead_code)] usize);
+
+    impl ThreadedHandler for Handler {
+        fn handle(&self) -> ThreadedIrqReturn {
+            ThreadedIrqReturn::None
         }
+
+        fn handle_threaded(&self) -> IrqReturn {
+            IrqReturn::None
+        }
+    }
+
+    fn register<'a>(
+        pdev: &'a Device<Bound>,
+        count: u32,
+        handler: fn(usize) -> Result<Handler>,
+    ) -> Result<ThreadedHandlers<'a, Handler>> {
+        let types = IrqTypes::default().with(IrqType::Msi);
+        // SAFETY: Callers forget nothing.
+        unsafe { ThreadedHandlers::new(pdev, count, types, c"rust_pci_test", handler) }
+    }
+
+    fn is_on(pdev: &Device) -> bool {
+        // SAFETY: The device is valid.
+        unsafe { (*pdev.as_raw()).msi_enabled() != 0 }
+    }
+
+    struct Msi;
+
+    impl testing::Test for Msi {
+        type Kept = ();
+
+        fn probe(pdev: &Device<Core<'_>>) -> Result {
+            let handlers = register(pdev, 1, |index| Ok(Handler(index)))?;
+            check!(is_on(pdev));
+            drop(handlers);
+            check!(!is_on(pdev));
+
+            // A handler that fails takes the vectors along.
+            check!(register(pdev, 1, |_| Err(EPERM)).err() == Some(EPERM));
+            check!(!is_on(pdev));
+            // There is but one.
+            let result = register(pdev, 2, |index| Ok(Handler(index)));
+            check!(result.err() == Some(ENOSPC));
+            check!(!is_on(pdev));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn vectors_come_and_go() -> Result {
+        testing::bind::<Msi>()
     }
 }

@@ -83,14 +83,6 @@ impl OwnedQueue {
         unsafe { Queue::from_raw(self.0.as_ptr()) }
     }
 
-    /// As [`Queue::enqueue`].
-    pub fn enqueue<W, const ID: u64>(&self, work: W) -> W::EnqueueOutput
-    where
-        W: RawWorkItem<ID> + Send + 'static,
-    {
-        self.queue().enqueue(work)
-    }
-
     /// As [`Queue::try_spawn`].
     pub fn try_spawn<F: FnOnce() + Send + 'static>(
         &self,

@@ -14,14 +14,13 @@ use kernel::{
 };
 
 /// Index of the BAR.
-const BAR: u32 = 1;
+pub(crate) const BAR: u32 = 1;
 
 const WORD: usize = size_of::<u64>();
 
 /// The BAR with device memory.
 pub(crate) struct Aperture {
     bar: pci::DevresBar,
-    pages: pci::BarPages,
     size: u64,
 }
 
@@ -38,7 +37,6 @@ impl Aperture {
         let bar = pdev.iomap_region(BAR, c"rsvm/vram")?;
         Ok(Self {
             bar: bar.into_devres()?,
-            pages: pci::BarPages::new(pdev, BAR)?,
             size,
         })
     }
@@ -57,11 +55,6 @@ impl Aperture {
     /// Calls `f` with the BAR in an RCU section.
     fn with(&self, f: impl for<'a> FnOnce(&pci::Bar<'a>) -> Result) -> Result {
         self.bar.try_access_with(f).ok_or(ENODEV)?
-    }
-
-    /// Its pages, for user space.
-    pub(crate) fn pages(&self) -> &pci::BarPages {
-        &self.pages
     }
 }
 

@@ -129,9 +129,8 @@ impl gem::DriverObject for Bo {
 
 impl Mappable for Bo {
     fn fault(object: &Object, fault: Fault<'_>) -> Outcome {
-        let page = fault.page_of(object);
         match object.backing() {
-            Ok(backing) => backing.cpu_fault(page, fault),
+            Ok(backing) => backing.cpu_fault(fault),
             Err(_) => Outcome::SIGBUS,
         }
     }

@@ -7,6 +7,7 @@
 //! has others' locks, and only tries.
 
 use crate::{
+    aperture,
     copy::{
         CopyError,
         Place, //
@@ -151,8 +152,9 @@ impl Backing {
         self.size as usize / PAGE_SIZE
     }
 
-    /// Serves a CPU's access to page `page`. Does not wait for room in device memory.
-    pub(super) fn cpu_fault(self: &Arc<Self>, page: usize, fault: Fault<'_>) -> Outcome {
+    /// Serves a CPU's access to a page. Does not wait for room in device memory.
+    pub(super) fn cpu_fault(self: &Arc<Self>, fault: Fault<'_>) -> Outcome {
+        let page = fault.page();
         if page >= self.pages() {
             return Outcome::SIGBUS;
         }
@@ -167,7 +169,7 @@ impl Backing {
                 blocks.touch();
                 let offset = page as u64 * PAGE_SIZE as u64;
                 match offset_in_vram(blocks, offset) {
-                    Some(at) => fault.insert_bar_page(self.gpu.aperture.pages(), at),
+                    Some(at) => fault.insert_bar_page(aperture::BAR, at),
                     None => Outcome::SIGBUS,
                 }
             }
