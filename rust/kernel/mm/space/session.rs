@@ -125,18 +125,7 @@ impl<T: Mirror> MmSession<'_, T> {
     /// [`EINVAL`] if the address is not a multiple of eight; [`EAGAIN`] if the memory is not there at
     /// the moment, see [`wait_writable`](Self::wait_writable), or not for a thread of another process.
     pub fn store_u64(&self, addr: VirtAddr, value: u64) -> Result {
-        if addr.as_usize() % size_of::<u64>() != 0 {
-            return Err(EINVAL);
-        }
-        // SAFETY: `self` keeps `mm_users` up. The address is checked by `put_user`, and the thread
-        // by the helper.
-        to_result(unsafe {
-            bindings::mm_put_user_u64(
-                self.mm.as_raw(),
-                value,
-                core::ptr::without_provenance_mut(addr.as_usize()),
-            )
-        })
+        self.mm.store_u64(addr, value)
     }
 
     /// Has the memory at `addr` ready to be written. For kernel threads, such as those of a workqueue:
