@@ -22,6 +22,16 @@ __rust_helper unsigned long rust_helper_folio_nr_pages(const struct folio *folio
 	return folio_nr_pages(folio);
 }
 
+__rust_helper int rust_helper_folio_mapcount(const struct folio *folio)
+{
+	return folio_mapcount(folio);
+}
+
+__rust_helper int rust_helper_folio_entire_mapcount(const struct folio *folio)
+{
+	return folio_entire_mapcount(folio);
+}
+
 __rust_helper bool rust_helper_folio_test_dirty(const struct folio *folio)
 {
 	return folio_test_dirty(folio);

@@ -16,13 +16,4 @@ rust_helper_page_pgmap(const struct page *page)
 {
 	return page_pgmap(page);
 }
-
-/* What dev_pagemap_ops::folio_split has to do for every new folio. */
-__rust_helper void
-rust_helper_zone_device_folio_inherit(const struct folio *head,
-				      struct folio *tail)
-{
-	tail->pgmap = head->pgmap;
-	tail->page.mapping = head->page.mapping;
-}
 #endif

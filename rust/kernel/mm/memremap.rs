@@ -280,7 +280,12 @@ impl<D: DeviceMemory> Pagemap<D> {
     ) {
         if !tail.is_null() {
             // SAFETY: Both are valid, and nobody else has `tail` yet.
-            unsafe { bindings::zone_device_folio_inherit(head, tail) };
+            unsafe {
+                let head = &raw const (*head).__bindgen_anon_1.__bindgen_anon_1;
+                let tail = &raw mut (*tail).__bindgen_anon_1.__bindgen_anon_1;
+                (*tail).__bindgen_anon_1.pgmap = (*head).__bindgen_anon_1.pgmap;
+                (*tail).mapping = (*head).mapping;
+            }
             return;
         }
         // SAFETY: `head` is in use.

@@ -4,6 +4,28 @@
 
 use super::*;
 
+/// Whether some pages of a folio are mapped and others by nobody.
+///
+/// # Safety
+///
+/// The caller has a reference to `folio`, which is large.
+unsafe fn is_partly_mapped(folio: *mut bindings::folio) -> bool {
+    // SAFETY: By the caller's promise.
+    unsafe {
+        let mut mapped = bindings::folio_mapcount(folio);
+        if mapped == 0 || bindings::folio_entire_mapcount(folio) != 0 {
+            return false;
+        }
+        // Without a count for each page, one mapped twice hides one unmapped.
+        if cfg!(not(CONFIG_NO_PAGE_MAPCOUNT)) {
+            let counts = &raw const (*folio).__bindgen_anon_2.__bindgen_anon_1.__bindgen_anon_1;
+            mapped = bindings::atomic_read(&raw const (*counts).__bindgen_anon_1._nr_pages_mapped);
+        }
+        // CAST: Neither is negative.
+        (mapped as usize) < bindings::folio_nr_pages(folio)
+    }
+}
+
 impl<D: DeviceMemory> Pagemap<D> {
     /// Splits the large folio that holds `page`, so that its pages come and go one by one. Nothing
     /// happens if it is small or free.
@@ -25,10 +47,8 @@ impl<D: DeviceMemory> Pagemap<D> {
     ///
     /// [`EAGAIN`] if all of it is mapped; else as for [`split`](Self::split).
     pub fn split_partly_mapped(&self, page: u32) -> Result {
-        // SAFETY: `split_if` has a reference to the folio.
-        self.split_if(page, |folio| unsafe {
-            bindings::folio_is_partly_mapped(folio)
-        })
+        // SAFETY: `split_if` has a reference to the folio, which is large.
+        self.split_if(page, |folio| unsafe { is_partly_mapped(folio) })
     }
 
     fn split_if(&self, page: u32, wanted: impl FnOnce(*mut bindings::folio) -> bool) -> Result {
