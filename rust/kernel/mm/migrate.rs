@@ -98,7 +98,8 @@
 //! # #[cfg(CONFIG_RUST_MM_KUNIT_TEST)] {
 //! # use kernel::{mm::{addr::VirtAddr, memremap::LivePagemap, testing::*}, page::PAGE_SIZE};
 //! # let pages = HUGE_PAGES as u32;
-//! # let live = LivePagemap::new(pages, c"doctest", Ram::new(pages)?)?;
+//! # let (device, ram) = (DmaDevice::new()?, Ram::new(pages)?);
+//! # let live = LivePagemap::new(device.bound(), pages, c"doctest", ram)?;
 //! # let area = map_anon_len(2 * HUGE_PAGES * PAGE_SIZE)?;
 //! # let start = area.start().as_usize().next_multiple_of(HUGE_PAGES * PAGE_SIZE);
 //! # let range = PageRange::from_len(VirtAddr::new(start), HUGE_PAGES * PAGE_SIZE)?;

@@ -184,7 +184,7 @@ impl Gpu {
         let region = CString::try_from_fmt(kernel::prelude::fmt!("drm/{}/vram0", dev.name()))?;
         let vram = Vram::new(vram_size, &region)?;
         let pages = u32::try_from(vram_size / PAGE_SIZE as u64)?;
-        let live = LivePagemap::new(pages, c"rsvm vram", Memory::new(vram.clone())?)?;
+        let live = LivePagemap::new(dev, pages, c"rsvm vram", Memory::new(vram.clone())?)?;
         let handle = Arc::new(BoundHandle::new(dev)?, GFP_KERNEL)?;
         let pool = TablePool::new()?;
         let kernel_runlist = Runlist::new(dev, runlist::KERNEL)?;

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     bindings,
+    device::Device,
     error::from_err_ptr,
     new_event_count,
     page::PAGE_SHIFT,
@@ -44,6 +45,8 @@ use core::{
 /// ```
 /// use core::ops::Range;
 /// use kernel::{
+///     device::{Bound, Device},
+///     faux,
 ///     mm::memremap::{CpuFault, DeviceMemory, FaultOutcome, LivePagemap, Order, HUGE_PAGES},
 ///     sync::atomic::{Atomic, Relaxed},
 ///     time::{Instant, Monotonic},
@@ -62,7 +65,11 @@ use core::{
 ///     }
 /// }
 ///
-/// let live = LivePagemap::new(2 * HUGE_PAGES as u32, c"doctest", Memory(Atomic::new(0)))?;
+/// let registration = faux::Registration::new(c"pagemap_doctest", None)?;
+/// let faux: &faux::Device<Bound> = registration.as_ref();
+/// let device: &Device<Bound> = faux.as_ref();
+/// let memory = Memory(Atomic::new(0));
+/// let live = LivePagemap::new(device, 2 * HUGE_PAGES as u32, c"doctest", memory)?;
 ///
 /// // Pages are claimed once.
 /// let page = live.folio(7, Order::Page)?;
@@ -100,14 +107,15 @@ pub struct DrainedPagemap<D: DeviceMemory>(#[expect(dead_code)] Mapped<D>);
 struct Mapped<D: DeviceMemory>(Arc<Pagemap<D>>);
 
 impl<D: DeviceMemory> LivePagemap<D> {
-    /// Makes `pages` pages, a multiple of [`HUGE_PAGES`], all of them free. `name` is what
-    /// `/proc/iomem` shows. Sleeps, for long if there are many.
+    /// Makes `pages` pages, a multiple of [`HUGE_PAGES`], all of them free and on the node of `dev`,
+    /// to which they do not belong otherwise. `name` is what `/proc/iomem` shows. Sleeps, for long
+    /// if there are many.
     ///
     /// # Errors
     ///
     /// [`EINVAL`] for a wrong number; [`ENOMEM`]; [`ERANGE`] and others if the physical address
     /// space has no room left.
-    pub fn new(pages: u32, name: &'static CStr, data: D) -> Result<Self> {
+    pub fn new(dev: &Device, pages: u32, name: &'static CStr, data: D) -> Result<Self> {
         if pages == 0 || pages as usize % HUGE_PAGES != 0 {
             return Err(EINVAL);
         }
@@ -158,9 +166,11 @@ impl<D: DeviceMemory> LivePagemap<D> {
         // SAFETY: Nobody else has `raw` yet.
         unsafe { (*pagemap.raw()).owner = pagemap.owner() };
         // SAFETY: `raw` is set up for a region of our own, and stays where it is until it is
-        // unmapped: only then `Mapped` drops its reference.
-        from_err_ptr(unsafe { bindings::memremap_pages(pagemap.raw(), bindings::NUMA_NO_NODE) })
-            .map_err(release)?;
+        // unmapped: only then `Mapped` drops its reference. The device is valid.
+        from_err_ptr(unsafe {
+            bindings::memremap_pages(pagemap.raw(), bindings::dev_to_node(dev.as_raw()))
+        })
+        .map_err(release)?;
         // INVARIANT: Just mapped.
         Ok(Self(ManuallyDrop::new(Mapped(pagemap))))
     }
@@ -228,4 +238,53 @@ impl<D: DeviceMemory> Drop for Mapped<D> {
 unsafe fn release_region(start: bindings::resource_size_t, len: bindings::resource_size_t) {
     // SAFETY: By the caller's promise.
     unsafe { bindings::__release_region(&raw mut bindings::iomem_resource, start, len) };
+}
+
+#[cfg(CONFIG_NUMA)]
+#[kunit_tests(rust_mm_live_pagemap)]
+mod tests {
+    use super::*;
+    use crate::{
+        device::Bound,
+        faux,
+        mm::memremap::{
+            CpuFault,
+            FaultOutcome, //
+        }, //
+    };
+    use core::ops::Range;
+
+    /// Memory that nobody uses.
+    struct Unused;
+
+    impl DeviceMemory for Unused {
+        fn folio_free(&self, _pages: Range<u32>) {}
+
+        fn folio_split(&self, _first: u32) {}
+
+        fn migrate_to_ram(&self, _fault: CpuFault<'_, Self>) -> FaultOutcome {
+            FaultOutcome::Lost
+        }
+    }
+
+    #[test]
+    fn pages_are_on_the_node_of_the_device() -> Result {
+        let registration = faux::Registration::new(c"rust_mm_live_pagemap", None)?;
+        let faux: &faux::Device<Bound> = registration.as_ref();
+        let dev: &Device<Bound> = faux.as_ref();
+        // SAFETY: Only written at boot.
+        let nodes = unsafe { bindings::nr_online_nodes };
+        // CAST: There are few nodes.
+        for node in 0..nodes as c_int {
+            // SAFETY: Nobody else looks at the device.
+            unsafe { (*dev.as_raw()).numa_node = node };
+            let live = LivePagemap::new(dev, HUGE_PAGES as u32, c"kunit", Unused)?;
+            for page in [live.base, live.base + HUGE_PAGES - 1] {
+                // SAFETY: The pages are there as long as the pagemap.
+                let its = unsafe { bindings::page_to_nid(bindings::pfn_to_page(page)) };
+                assert_eq!(its, node);
+            }
+        }
+        Ok(())
+    }
 }

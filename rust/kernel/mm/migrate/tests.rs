@@ -63,7 +63,8 @@ impl Bench {
     }
 
     fn of(range: PageRange) -> Result<Self> {
-        let live = LivePagemap::new(DEVICE_PAGES, c"kunit", Ram::new(DEVICE_PAGES)?)?;
+        let ram = Ram::new(DEVICE_PAGES)?;
+        let live = LivePagemap::new(DmaDevice::new()?.bound(), DEVICE_PAGES, c"kunit", ram)?;
         Ok(Self {
             range,
             f: Fixture::with_pagemap(range, live.clone())?,

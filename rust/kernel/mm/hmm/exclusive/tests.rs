@@ -242,7 +242,8 @@ mod cases {
     fn from_device_memory() -> Result {
         let range = map_anon(PROT_RW)?;
         let pages = HUGE_PAGES as u32;
-        let live = LivePagemap::new(pages, c"kunit", Ram::new(pages)?)?;
+        let (device, ram) = (DmaDevice::new()?, Ram::new(pages)?);
+        let live = LivePagemap::new(device.bound(), pages, c"kunit", ram)?;
         {
             let f = Fixture::with_pagemap(range, live.clone())?;
             let mut session = f.session()?;

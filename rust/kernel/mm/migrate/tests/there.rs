@@ -259,7 +259,8 @@ mod cases {
     #[test]
     fn wrong_folios() -> Result {
         let mut bench = Bench::small(4, true)?;
-        let other = LivePagemap::new(HUGE_PAGES as u32, c"kunit", Ram::new(HUGE_PAGES as u32)?)?;
+        let (device, ram) = (DmaDevice::new()?, Ram::new(HUGE_PAGES as u32)?);
+        let other = LivePagemap::new(device.bound(), HUGE_PAGES as u32, c"kunit", ram)?;
         let pagemap = bench.pagemap();
         let mut session = bench.f.session()?;
         let collected = session.migrate(bench.range, false, &mut bench.buf)?;
