@@ -5,6 +5,8 @@ SHELL := /bin/bash
 KERNEL ?= test
 S := scripts
 B := $(CURDIR)/build
+# The build of the kernel has long stretches for one core.
+MAKEFLAGS += -j4
 
 .PHONY: help demo test test-debug bench lint vm-run shell overlay kernel vgpu lib selftests kunit compile-fail root clean
 

@@ -40,7 +40,7 @@ Give any 7.3 release with KERNEL_TARBALL=/path/linux-7.3.x.tar.xz or KDIR=/path/
 		say "kernel source: unpacking"
 		rm -rf "$dir.part"
 		mkdir -p "$dir.part"
-		tar -C "$dir.part" --strip-components=1 -xf "$tarball" --no-same-owner ||
+		XZ_DEFAULTS=-T0 tar -C "$dir.part" --strip-components=1 -xf "$tarball" --no-same-owner ||
 			die "$tarball does not unpack; is it whole?"
 		check_version "$dir.part"
 		mv "$dir.part" "$dir"
@@ -91,7 +91,8 @@ stage() {
 	done
 }
 
-# overlay SOURCE TREE : bring TREE to SOURCE plus the project.
+# overlay SOURCE TREE : bring TREE to SOURCE plus the project. TREE may share its
+# files with SOURCE, so that none is ever written to.
 overlay() {
 	local source=$1 tree=$2 stage=$2/.rsvm-stage
 	stage "$source" "$stage" "$BUILD_DIRS"
@@ -99,13 +100,14 @@ overlay() {
 	# What an earlier overlay put there and this one does not goes back.
 	if [ -e "$tree/.rsvm-files" ]; then
 		comm -23 "$tree/.rsvm-files" "$tree/.rsvm-files.new" | while read -r f; do
-			if [ -e "$source/$f" ]; then cp "$source/$f" "$tree/$f"; else rm -f "$tree/$f"; fi
+			rm -f "$tree/$f"
+			[ ! -e "$source/$f" ] || cp "$source/$f" "$tree/$f"
 		done
 	fi
 	while read -r f; do
 		if ! cmp -s "$stage/$f" "$tree/$f"; then
 			mkdir -p "$tree/$(dirname "$f")"
-			cp "$stage/$f" "$tree/$f"
+			cp --remove-destination "$stage/$f" "$tree/$f"
 			[ -n "${QUIET_OVERLAY:-}" ] || say "overlay: ${f#./}"
 		fi
 	done < "$tree/.rsvm-files.new"
@@ -147,10 +149,14 @@ prepare_tree() {
 		need_disk_gib 8
 		say "kernel ($config): copying the source tree"
 		rm -rf "$tree.part"
-		cp -a --reflink=auto "$source" "$tree.part"
-		# A history would only get into the version's name.
-		rm -rf "$tree.part/.git"
-		is_unpacked "$source" || manifest "$source" > "$tree.part/.rsvm-source"
+		if is_unpacked "$source"; then
+			cp -al "$source" "$tree.part"
+		else
+			cp -a --reflink=auto "$source" "$tree.part"
+			# A history would only get into the version's name.
+			rm -rf "$tree.part/.git"
+			manifest "$source" > "$tree.part/.rsvm-source"
+		fi
 		mv "$tree.part" "$tree"
 		QUIET_OVERLAY=1 overlay "$source" "$tree"
 	else
@@ -161,18 +167,14 @@ prepare_tree() {
 }
 
 configure() {
-	local key
-	key=$(hash_of "$TOP/scripts/config/base.config" "$TOP/scripts/config/$config.config" \
-		"$TOP"/drivers/gpu/drm/rsvm/Kconfig)
+	local key fragments=("$TOP/scripts/config/base.config" "$TOP/scripts/config/$config.config") missing
+	key=$(cd "$tree" && { cat "${fragments[@]}"; grep '/Kconfig' .rsvm-files | xargs cat; } | sha256sum)
 	[ "$(cat "$tree/.rsvm-config" 2>/dev/null)" = "$key" ] && return
 	say "kernel ($config): configuring"
-	run_logged "$BUILD/log/kernel-$config-config.log" in_tree sh -c "
-		make -s LLVM=1 ARCH=x86_64 tinyconfig &&
-		./scripts/kconfig/merge_config.sh -m .config '$TOP/scripts/config/base.config' '$TOP/scripts/config/$config.config' &&
-		make -s LLVM=1 ARCH=x86_64 olddefconfig"
-	local missing
-	missing=$(cat "$TOP/scripts/config/base.config" "$TOP/scripts/config/$config.config" |
-		grep '^CONFIG_.*=[ym]$' | grep -vxFf "$tree/.config" || true)
+	cat "${fragments[@]}" > "$tree/.rsvm-fragments"
+	run_logged "$BUILD/log/kernel-$config-config.log" in_tree \
+		make -s LLVM=1 ARCH=x86_64 KCONFIG_ALLCONFIG=.rsvm-fragments allnoconfig
+	missing=$(grep '^CONFIG_.*=[ym]$' "$tree/.rsvm-fragments" | grep -vxFf "$tree/.config" || true)
 	[ -z "$missing" ] || die "the kernel's Kconfig dropped: $(echo "$missing" | tr '\n' ' ')"
 	echo "$key" > "$tree/.rsvm-config"
 }
@@ -245,10 +247,10 @@ build() {
 		if [ ! -e "$tree/vmlinux" ]; then
 			say "kernel ($config): building tools and the crates of Rust"
 			compile '' prepare
-			steps=$(count_steps bzImage modules)
+			steps=$(count_steps vmlinux modules)
 		fi
 		say "kernel ($config): building${steps:+ the rest: $steps steps}"
-		compile "$steps" bzImage modules
+		compile "$steps" vmlinux modules
 		compile '' M="$own_modules"
 	fi
 	mkdir -p "$out"
@@ -257,7 +259,7 @@ build() {
 		cp "$tree/drivers/gpu/drm/rsvm/rsvm.ko" "$out/"
 	else
 		rm -f "$out"/*.ko
-		cp "$tree/arch/x86/boot/bzImage" "$out/"
+		cp "$tree/vmlinux" "$out/"
 		for dir in . "$own_modules"; do
 			(cd "$tree/$dir" && sed 's|\.o$|.ko|' modules.order | xargs cp -t "$out/")
 		done

@@ -35,7 +35,7 @@ INTERACTIVE=${INTERACTIVE:-0}
 [ "$CPUS" -ge 2 ] || die "CPUS=$CPUS: with one vCPU the guest's atomics are not atomic towards the device"
 [ -n "$CMD" ] || [ "$INTERACTIVE" = 1 ] || die "CMD is empty.
 Usage: make vm-run CMD='./prog args' FILES='prog'"
-kernel=${BZIMAGE:-$BUILD/kernel-$KERNEL/bzImage}
+kernel=$BUILD/kernel-$KERNEL/vmlinux
 [ -e "$kernel" ] || die "$kernel is missing; run 'make kernel KERNEL=$KERNEL'"
 vgpu=$BUILD/bin/rsvm-vgpu
 [ "$GPU" = 0 ] || [ -e "$vgpu" ] || die "$vgpu is missing; run 'make vgpu'"
