@@ -10,9 +10,12 @@
 #   VGPUS=1          how many virtual GPUs
 #   MEM=2G           guest memory
 #   CPUS=2           guest CPUs, at least 2
-#   TIMEOUT=300      seconds until a hang is assumed
+#   TIMEOUT=300      seconds without any output after which a hang is assumed;
+#                    they pass more slowly while the host's CPUs are contended
 #   APPEND='...'     added to the kernel command line
 #   GPU=1            0 boots without the virtual GPU
+#   LOG=last         its console and what the virtual GPU says go to
+#                    build/log/$LOG-console and so on
 #
 # The exit status is that of the command, or 124 on a hang, or 125 when the kernel
 # printed a warning, an oops, or a lockdep, KASAN or leak report. The last line
@@ -30,6 +33,7 @@ CPUS=${CPUS:-2}
 TIMEOUT=${TIMEOUT:-300}
 APPEND=${APPEND-}
 GPU=${GPU:-1}
+LOG=${LOG:-last}
 INTERACTIVE=${INTERACTIVE:-0}
 
 [ "$CPUS" -ge 2 ] || die "CPUS=$CPUS: with one vCPU the guest's atomics are not atomic towards the device"
@@ -53,7 +57,7 @@ cleanup() {
 	wait 2>/dev/null || true
 	mkdir -p "$BUILD/log"
 	for f in console qemu.log vgpu.log vgpu.json; do
-		[ ! -e "$run/$f" ] || cp "$run/$f" "$BUILD/log/last-$f"
+		[ ! -e "$run/$f" ] || cp "$run/$f" "$BUILD/log/$LOG-$f"
 	done
 	rm -rf "$run"
 	[ "$INTERACTIVE" = 1 ] || echo "vm-run: exit status $status" >&2
@@ -129,13 +133,39 @@ if [ "$INTERACTIVE" = 1 ]; then
 fi
 
 : > "$run/output"
-in_root timeout -k 5 "$TIMEOUT" "${qemu[@]}" -append "$append loglevel=7" 2> "$run/qemu.log" \
+in_root "${qemu[@]}" -append "$append loglevel=7" 2> "$run/qemu.log" \
 	-serial "file:$run/console" -serial "file:$run/output" -serial "file:$run/status" &
 qemu_pid=$!
 tail -n +1 -f --pid="$qemu_pid" -s 0.05 "$run/output" &
 tail_pid=$!
+
+# Microseconds in which some process of the host waited for a CPU, if it counts them.
+contended() {
+	local total=total=0
+	{ read -r _ _ _ _ total < /proc/pressure/cpu; } 2>/dev/null || true
+	echo "${total#total=}"
+}
+
+# watch : returns when QEMU ends, or fails when nothing has come from it for
+# TIMEOUT s. Time in which processes wait for CPUs counts a tenth: there the
+# guest is slow. A kernel that only complains makes no progress.
+watch() {
+	local size last='' stalled=0 now begun waited before step
+	begun=${EPOCHREALTIME/./} before=$(contended)
+	until ends_within 1 "$qemu_pid"; do
+		now=${EPOCHREALTIME/./} waited=$(contended)
+		step=$((now - begun - waited + before))
+		[ "$step" -gt $(((now - begun) / 10)) ] || step=$(((now - begun) / 10))
+		size=$(stat -c %s "$run/output")
+		[ "$size" -gt 0 ] || size=$(stat -c %s "$run/console" 2>/dev/null) || true
+		if [ "$size" = "$last" ]; then stalled=$((stalled + step)); else stalled=0; fi
+		[ "$stalled" -lt "${TIMEOUT}000000" ] || return 1
+		last=$size begun=$now before=$waited
+	done
+}
 hang=0
-wait "$qemu_pid" || hang=$?
+watch || { hang=1; kill -9 "$qemu_pid" 2>/dev/null || true; }
+wait "$qemu_pid" 2>/dev/null || true
 qemu_pid=''
 wait "$tail_pid" 2>/dev/null || true
 
@@ -152,7 +182,7 @@ if [ -s "$run/status" ] && [ "$KERNEL" = debug ] && ! grep -q 'guest: looked for
 	exit 125
 fi
 if [ ! -s "$run/status" ]; then
-	echo "vm-run: no exit status from the guest$([ "$hang" = 124 ] && echo " within $TIMEOUT s (TIMEOUT=)"); the console's end:" >&2
+	echo "vm-run: no exit status from the guest$([ "$hang" = 1 ] && echo ", and no output for $TIMEOUT s (TIMEOUT=)"); the console's end:" >&2
 	tail -n 30 "$run/console" >&2
 	for f in qemu.log vgpu.log; do
 		[ ! -s "$run/$f" ] || tail -n 10 "$run/$f" >&2

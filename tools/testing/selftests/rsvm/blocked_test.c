@@ -35,8 +35,8 @@ static int uffd_faulted(int fd)
 	struct pollfd p = { .fd = fd, .events = POLLIN };
 	struct uffd_msg msg;
 
-	if (poll(&p, 1, GPU_GUARD_NS / MS) != 1)
-		return -ETIME;
+	if (poll(&p, 1, -1) != 1)
+		return -errno;
 	if (read(fd, &msg, sizeof(msg)) != sizeof(msg))
 		return -errno;
 	return msg.event == UFFD_EVENT_PAGEFAULT ? 0 : -EINVAL;

@@ -108,11 +108,11 @@ static long long intervals(void)
 TEST_F(churn, intervals_are_bounded)
 {
 	long long first = device_stat("intervals"), there = intervals(), most = 0;
-	int64_t until = now_ns() + GPU_GUARD_NS;
+	struct guard guard = {};
 	uint64_t rounds = 0, enough = scaled(200);
 
 	ASSERT_OK(begin(self));
-	while (device_stat("intervals") - first < enough && now_ns() < until) {
+	while (device_stat("intervals") - first < enough && !guard_over(&guard)) {
 		long long n = intervals() - there;
 
 		most = n > most ? n : most;

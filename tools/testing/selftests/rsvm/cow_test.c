@@ -161,7 +161,7 @@ TEST_F(cow, fork_while_counting)
 		.out = self->out,
 	};
 	ASSERT_OK(gpu_launch(&self->g, GPU_SYM_k_count, &self->args, RUNNERS));
-	for (int r = 0; r < 20; r++) {
+	for (int r = 0; r < scaled(20); r++) {
 		uint64_t running = *word_at(self->m.p, 0);
 		pid_t pid;
 

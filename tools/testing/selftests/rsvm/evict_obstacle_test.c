@@ -31,11 +31,11 @@ FIXTURE_SETUP(obstacle)
 
 FIXTURE_TEARDOWN(obstacle)
 {
+	hold_release(false);
 	if (self->owner > 0) {
 		kill(self->owner, SIGKILL);
 		wait_exit(self->owner);
 	}
-	hold_release(false);
 	mem_put(&self->m);
 	if (self->free)
 		EXPECT_OK(vram_await_free(self->g.fd, self->free));
@@ -94,21 +94,19 @@ static int start_owner(struct __test_metadata *_metadata, pid_t *owner, int go[2
 	return 0;
 }
 
-/* Eviction does not wait for the owner's mmap_lock, which is held for 10 s. */
+/* Eviction does not wait for the owner's mmap_lock, which is let go after it. */
 TEST_F(obstacle, while_mmap_lock_is_held)
 {
 	long long evictions;
-	int64_t start;
 
 	HOLD_OR_SKIP();
 	ASSERT_OK(start_owner(_metadata, &self->owner, self->go, MEM_ANON, self->vram, false));
 	evictions = device_stat("vram_evictions");
 	ASSERT_OK(mem_get(&self->m, MEM_ANON, self->vram / 2));
 	pattern_fill(self->m.p, self->m.size, 2);
-	start = now_ns();
-	ASSERT_OK(hold_mmap_lock(self->owner, 10000));
+	ASSERT_OK(hold_mmap_lock(self->owner));
 	ASSERT_OK(svm_migrate(&self->g, self->m.p, self->m.size, TO_VRAM));
-	EXPECT_LT(now_ns() - start, 9000 * MS);
+	ASSERT_OK(hold_release(false));
 	EXPECT_GT(device_stat("vram_evictions"), evictions);
 	EXPECT_EQ(self->m.size, svm_in_vram(&self->g, self->m.p, self->m.size));
 	close(self->go[1]);
@@ -177,7 +175,7 @@ TEST_F(obstacle, with_fragmented_ram)
 	sys_write("/proc/sys/vm/compact_unevictable_allowed", "1");
 }
 
-/* Nothing can be evicted, somebody waits for VRAM, and is killed: it goes at once. */
+/* Nothing can be evicted, somebody waits for VRAM, and is killed: it goes before that ends. */
 TEST_F(obstacle, waiter_is_killable)
 {
 	HOLD_OR_SKIP();
@@ -191,8 +189,9 @@ TEST_F(obstacle, waiter_is_killable)
 		ASSERT_TRUE(!pfn || !hold_folio(pfn, true));
 	}
 	for (int fault = 0; fault < 2; fault++) {
-		long long waits = device_stat("vram_waits");
-		int64_t start;
+		const char *stat = fault ? "faults" : "vram_waits";
+		long long before = device_stat(stat);
+		struct guard guard = {};
 		pid_t pid = fork();
 
 		ASSERT_GE(pid, 0);
@@ -209,14 +208,13 @@ TEST_F(obstacle, waiter_is_killable)
 				else
 					svm_migrate(&g, m.p, m.size, TO_VRAM);
 		}
-		usleep(2000000);
-		if (!fault) {
-			EXPECT_GT(device_stat("vram_waits"), waits);
-		}
-		start = now_ns();
+		while (device_stat(stat) == before && !guard_over(&guard))
+			usleep(1000);
+		EXPECT_GT(device_stat(stat), before);
+		/* It may wait, or still be on the way there. */
+		usleep(500000);
 		ASSERT_OK(kill(pid, SIGKILL));
 		EXPECT_EQ(128 + SIGKILL, wait_exit(pid));
-		EXPECT_LT(now_ns() - start, 5000 * MS) TH_LOG("fault %d", fault);
 	}
 	ASSERT_OK(hold_release(false));
 	close(self->go[1]);

@@ -250,12 +250,11 @@ TEST_F(fault, fence_in_untouched_memory)
 		.addr = (uintptr_t)p + 64,
 		.value = 0x123456789abcdef0,
 		.mask = ~0ull,
-		.deadline_ns = now_ns() + GPU_GUARD_NS,
 	};
 
 	ASSERT_NE(MAP_FAILED, p);
 	ASSERT_OK(rsvm_exec(self->g.fd, self->g.queue, NULL, 0, word_at(p, 64), w.value));
-	ASSERT_OK(rsvm_ioctl(self->g.fd, DRM_IOCTL_RSVM_WAIT_USER_FENCE, &w));
+	ASSERT_OK(gpu_wait_fence(&self->g, &w));
 	EXPECT_EQ(w.value, *word_at(p, 64));
 
 	ASSERT_OK(mprotect(p + PAGE, PAGE, PROT_READ));

@@ -83,10 +83,10 @@ static long long charged(void)
 
 static int await_charge(long long value)
 {
-	int64_t end = now_ns() + 10000 * MS;
+	struct guard guard = {};
 
 	while (charged() != value)
-		if (now_ns() > end)
+		if (guard_over(&guard))
 			return -ETIME;
 		else
 			usleep(1000);

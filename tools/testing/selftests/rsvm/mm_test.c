@@ -79,7 +79,7 @@ static bool clean(FIXTURE_DATA(mm) *self)
 /* New memory appears under a running kernel, again and again. */
 TEST_F(mm, replaced_under_running_kernel)
 {
-	const uint64_t rounds = 100;
+	const uint64_t rounds = scaled(40);
 	char *p = self->m.p;
 
 	if (self->m.fd < 0) {
@@ -187,7 +187,7 @@ TEST_F(mm, partial_munmap)
 TEST_F(mm, mprotect_neighbours)
 {
 	ASSERT_OK(start(self, GPU_SYM_k_count, 0));
-	for (int r = 0; r < 60; r++) {
+	for (int r = 0; r < scaled(40); r++) {
 		char *p = self->m.p + (RUNNERS + r * 5) * PAGE;
 
 		ASSERT_OK(mprotect(p, PAGE, r & 1 ? PROT_NONE : PROT_READ));
@@ -206,7 +206,7 @@ TEST_F(mm, mprotect_readers)
 	for (int i = 0; i < RUNNERS; i++)
 		*word_at(self->m.p, i * PAGE) = 1;
 	ASSERT_OK(start(self, GPU_SYM_k_monotonic, 0));
-	for (uint64_t r = 2; r < 60; r++) {
+	for (uint64_t r = 2; r < scaled(40); r++) {
 		char *p = self->m.p + r % RUNNERS * PAGE;
 
 		ASSERT_OK(mprotect(p, 2 * PAGE, PROT_READ));

@@ -213,7 +213,7 @@ TEST(killed_at_random)
 {
 	unsigned int seed = 12345;
 
-	for (int r = 0; r < 60; r++) {
+	for (int r = 0; r < scaled(60); r++) {
 		pid_t pid = fork();
 
 		ASSERT_GE(pid, 0);

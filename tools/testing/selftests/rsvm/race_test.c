@@ -166,7 +166,7 @@ TEST_F(race, page_given_back_while_written)
 		.stop = &self->stop,
 	};
 	ASSERT_OK(gpu_launch(&self->g, GPU_SYM_k_store, &self->args, 32));
-	for (int r = 0; r < 150; r++) {
+	for (int r = 0; r < scaled(150); r++) {
 		uint64_t pfn, *other;
 
 		ASSERT_OK(await_change(word_at(self->m.p, 0), 0));
@@ -344,7 +344,7 @@ TEST_F(race, destroyed_during_invalidations)
 	pthread_t thread;
 
 	ASSERT_OK(pthread_create(&thread, NULL, churn, self));
-	for (int r = 0; r < 60; r++) {
+	for (int r = 0; r < scaled(16); r++) {
 		struct gpu g;
 
 		ASSERT_OK(gpu_open(&g));

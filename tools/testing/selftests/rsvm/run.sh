@@ -2,25 +2,34 @@
 # SPDX-License-Identifier: GPL-2.0
 # Runs the test programs beside it (or those named) and sums their TAP:
 #
-#   run.sh [-t SECONDS] [NAME[:HARNESS-OPTIONS]]...
+#   run.sh [-t SECONDS] [-p PART/PARTS] [NAME[:HARNESS-OPTIONS]]...
 #
-# NAME is a program with or without _test; harness options, such as -tNAME or
-# -vVARIANT, are split at commas. Last line: "selftests: N passed, N failed,
+# A program is ended when for SECONDS (600) no line came from it and no counter
+# of a device moved. NAME is with or without _test; harness options, such as
+# -tNAME or -vVARIANT, are split at commas. Last line: "selftests: N passed, N failed,
 # N skipped"; the exit status is 0 if none failed. After each program the
 # device has to be clean: no stale TLB hit, no lost update, no guest error, no
 # kernel splat.
 # Without names all programs run, but where VRAM is small (up to 64 MiB) those
 # that are about a lack of it. Those about the process's memory run twice: with
-# all of it kept in system memory, and with pages that move to the device.
+# all of it kept in system memory, and with pages that move to the device. With
+# -p only every PARTS-th of these runs is done, beginning with the PART-th.
 #
 # Not run unless named, since they need what is not always there: alloc and
 # alloc_move, a kernel with fault injection; removal, a device that vanishes;
 # atomic_peers, two devices.
 dir=$(cd "$(dirname "$0")" && pwd)
-limit=600
+limit=600 part=1 parts=1 turn=0
 passed=0 failed=0 skipped=0
 splat='WARNING:|BUG:|Oops|general protection fault|KASAN|Kernel panic|possible circular locking|possible recursive locking|INFO: task .* blocked|DMA-API:.*(leak|error|device driver)|UBSAN|refcount_t:|INFO: rcu|soft lockup|Call Trace:'
-[ "$1" = -t ] && { limit=$2; shift 2; }
+while getopts t:p: option; do
+	case $option in
+	t) limit=$OPTARG ;;
+	p) part=${OPTARG%/*} parts=${OPTARG#*/} ;;
+	*) exit 2 ;;
+	esac
+done
+shift $((OPTIND - 1))
 
 # What the tests need of the system: swap and a disk with a file system. A disk
 # for swap is taken only if it is blank; compressed memory does otherwise.
@@ -56,7 +65,20 @@ check() {
 	echo "not ok - $name: $*"
 }
 
-# The hang guard ends a program, but not the test that it forked.
+# Ends the session of a program that makes no progress. With the program it ends
+# the test that this has forked.
+guard() {
+	seen='' still=0
+	while sleep 5; do
+		now="$(wc -c < "$tmp/tap") $(cat /sys/kernel/debug/rsvm-*/stats 2>/dev/null | md5sum)"
+		[ "$now" = "$seen" ] || still=0
+		seen=$now still=$((still + 5))
+		[ "$still" -lt "$limit" ] || break
+	done
+	: > "$tmp/hung"
+	end_session "$(cat "$tmp/session")"
+}
+
 end_session() {
 	sed 's/^\([0-9]*\) (.*) . [0-9]* [0-9]* \([0-9]*\) .*/\2 \1/' /proc/[0-9]*/stat 2>/dev/null |
 		while read -r session pid; do
@@ -80,13 +102,17 @@ run() {
 	lines=$(dmesg | wc -l)
 	echo "# $name${RSVM_STAY:+, in system memory}"
 	start=$(date +%s)
+	: > "$tmp/tap"
+	rm -f "$tmp/hung"
+	guard > /dev/null &
+	guard=$!
 	# shellcheck disable=SC2086 # options are a list
 	{
-		setsid sh -c 'echo $$ > "$0"; timeout -k 10 "$@"' "$tmp/session" \
-			"$limit" "$prog" $options 2>&1
+		setsid sh -c 'echo $$ > "$0"; exec "$@"' "$tmp/session" "$prog" $options 2>&1
 		echo $? > "$tmp/status"
 		end_session "$(cat "$tmp/session")"
 	} | tee "$tmp/tap"
+	kill $guard
 	status=$(cat "$tmp/status")
 	# A test that failed may not have come to this.
 	[ ! -e /sys/kernel/mm/ksm/run ] || echo 0 > /sys/kernel/mm/ksm/run
@@ -99,10 +125,11 @@ run() {
 	planned=$(sed -n 's/^1\.\.\([0-9]*\).*/\1/p' "$tmp/tap" | tail -n 1)
 	done=$(grep -cE '^(not )?ok ' "$tmp/tap")
 	if [ "${planned:-none}" != "$done" ]; then
-		check "ended with status $status after $done of ${planned:-no} tests (124 and 143 are the hang guard)"
+		check "ended with status $status after $done of ${planned:-no} tests"
 	elif [ "$bad" = 0 ] && [ "$status" != 0 ] && [ "$status" != 4 ]; then
 		check "exit status $status"
 	fi
+	[ ! -e "$tmp/hung" ] || check "made no progress for $limit s in $(grep '^#  RUN' "$tmp/tap" | tail -n 1)"
 	now=$(stat_of stale_hits)
 	[ "$now" = "$stale" ] || [ "$now" = 0 ] || check "$((now - stale)) stale TLB hits"
 	now=$(stat_of lost_updates)
@@ -117,10 +144,16 @@ run() {
 	fi
 }
 
-# Runs a command with all memory of the tests kept in system memory.
+# Runs a program if it belongs to the part.
+each() {
+	turn=$((turn % parts + 1))
+	[ "$turn" != "$part" ] || run "$1"
+}
+
+# The same with all memory of the tests kept in system memory.
 stay() {
 	export RSVM_STAY=1
-	"$@"
+	each "$1"
 	unset RSVM_STAY
 }
 
@@ -149,11 +182,11 @@ fi
 for each in "$@"; do
 	case $each in
 	cow*|dirty*|fault*|memory*|mm*|process*|race*|stress*|swap*)
-		stay run "$each"
-		run "$each"
+		stay "$each"
+		each "$each"
 		;;
-	abi*|blocked*|event*|privilege*|stats*|unbind*) stay run "$each" ;;
-	*) run "$each" ;;
+	abi*|blocked*|event*|privilege*|stats*|unbind*) stay "$each" ;;
+	*) each "$each" ;;
 	esac
 done
 rm -rf "$tmp"

@@ -8,7 +8,7 @@
 
 #define THREADS 6
 /* Where pages move, most of a round is the CPU bringing them back. */
-#define ROUNDS scaled(getenv("RSVM_STAY") ? 30 : 10)
+#define ROUNDS scaled(getenv("RSVM_STAY") ? 12 : 6)
 #define PAGES (3 * LEAF / PAGE)
 #define OWN (PAGES / THREADS)
 
@@ -169,7 +169,7 @@ TEST_F(stress, change_and_add)
 	for (int t = 0; t < THREADS; t++) {
 		ASSERT_OK(pthread_create(&threads[t], NULL, work, &self->w[t]));
 	}
-	for (int r = 0; variant->forks && r < scaled(30); r++) {
+	for (int r = 0; variant->forks && r < scaled(12); r++) {
 		pid_t pid = fork();
 
 		ASSERT_GE(pid, 0);

@@ -76,7 +76,7 @@ static size_t evicted(struct mem *m, size_t size)
 /* What the GPU wrote goes out and comes back, by a GPU fault and by a CPU one. */
 TEST_F(swap, out_and_back)
 {
-	for (uint64_t r = 1; r <= 3; r++) {
+	for (uint64_t r = 1; r <= 2; r++) {
 		ASSERT_OK(gpu_over(&self->g, GPU_SYM_k_write, self->m.p, PAGE, PAGES,
 				   r << 32, NULL));
 		/* A call may only age the pages, or meet some that are in use. */
@@ -107,7 +107,7 @@ TEST_F(swap, out_while_counting)
 		.out = self->out,
 	};
 	ASSERT_OK(gpu_launch(&self->g, GPU_SYM_k_count, &self->args, RUNNERS));
-	for (int r = 0; r < scaled(20); r++) {
+	for (int r = 0; r < scaled(12); r++) {
 		ASSERT_OK(push_out(&self->m, SIZE));
 		out += evicted(&self->m, SIZE);
 		usleep(2000);
@@ -149,7 +149,7 @@ TEST(collapse_and_split)
 		*word_at(m.p, i * PAGE + 8) = i;
 	ASSERT_OK(count_start(&g, &args, &m, &stop, out));
 	ASSERT_OK(madvise(m.p, LEAF, MADV_HUGEPAGE));
-	for (int r = 0; r < 20; r++) {
+	for (int r = 0; r < scaled(20); r++) {
 		/* EAGAIN, when a page was pinned for a moment, is no failure. */
 		if (!madvise(m.p, LEAF, MADV_COLLAPSE)) {
 			collapsed += mem_is_pmd(m.p);

@@ -12,6 +12,7 @@
 #include "device.h"
 #include "gpu.h"
 #include "mem.h"
+#include "stats.h"
 
 #define DEVICES "/sys/bus/pci/devices/"
 #define HOLD "/sys/kernel/debug/rsvm_hold/"
@@ -107,12 +108,12 @@ int driver_load(void)
 
 int driver_unload(void)
 {
-	int64_t end = now_ns() + 30000000000ll;
+	struct guard guard = {};
 	int ret;
 
 	do {
 		ret = syscall(__NR_delete_module, "rsvm", O_NONBLOCK) ? -errno : 0;
-	} while ((ret == -EAGAIN || ret == -EBUSY) && now_ns() < end && !usleep(1000));
+	} while ((ret == -EAGAIN || ret == -EBUSY) && !guard_over(&guard) && !usleep(1000));
 	return ret;
 }
 
@@ -148,11 +149,11 @@ int hold_load(void)
 	return ret == -EEXIST ? 0 : ret;
 }
 
-int hold_mmap_lock(pid_t pid, unsigned int ms)
+int hold_mmap_lock(pid_t pid)
 {
 	char line[32];
 
-	snprintf(line, sizeof(line), "%d %u", pid, ms);
+	snprintf(line, sizeof(line), "%d", pid);
 	return sys_write(HOLD "mmap_lock", line);
 }
 

@@ -40,7 +40,7 @@ void device_write(const struct device *d, uint32_t reg, uint32_t value);
  * none. @pfn is from mem_device_pfn() or mem_pfn().
  */
 int hold_load(void);
-int hold_mmap_lock(pid_t pid, unsigned int ms);
+int hold_mmap_lock(pid_t pid);
 int hold_folio(uint64_t pfn, bool locked);
 int hold_release(bool irqoff);
 

@@ -12,6 +12,7 @@
 #include "kselftest.h"
 #include "gpu.h"
 #include "mem.h"
+#include "stats.h"
 #include "svm.h"
 
 extern const char rsvm_gpu_code[], rsvm_gpu_code_end[];
@@ -268,7 +269,25 @@ int gpu_wait_until(struct gpu *g, int64_t deadline_ns)
 
 int gpu_wait(struct gpu *g)
 {
-	return gpu_wait_until(g, now_ns() + GPU_GUARD_NS);
+	struct guard guard = {};
+	int ret;
+
+	do {
+		ret = gpu_wait_until(g, now_ns() + GPU_GUARD_NS);
+	} while (ret == -ETIME && !guard_over(&guard));
+	return ret;
+}
+
+int gpu_wait_fence(struct gpu *g, struct drm_rsvm_wait_user_fence *w)
+{
+	struct guard guard = {};
+	int ret;
+
+	do {
+		w->deadline_ns = now_ns() + GPU_GUARD_NS;
+		ret = rsvm_ioctl(g->fd, DRM_IOCTL_RSVM_WAIT_USER_FENCE, w);
+	} while (ret == -ETIME && !guard_over(&guard));
+	return ret;
 }
 
 int gpu_run(struct gpu *g, uint64_t kernel, const struct gpu_args *args,

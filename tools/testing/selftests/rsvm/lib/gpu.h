@@ -10,8 +10,8 @@
 #include "../gpu/args.h"
 #include "gpu_symbols.h"
 
-/* A hang guard, not a limit: long enough for a loaded host without KVM. */
-#define GPU_GUARD_NS	(500ull * 1000000000)
+/* How long a wait goes on while nothing moves: see struct guard. */
+#define GPU_GUARD_NS	(100ll * 1000000000)
 
 /*
  * One queue in a mirror of this process. @code is a private copy of the GPU code;
@@ -66,6 +66,8 @@ int gpu_launch(struct gpu *g, uint64_t kernel, const struct gpu_args *args,
 /* Waits until all that was launched has ended; -EIO fills fault_*. */
 int gpu_wait(struct gpu *g);
 int gpu_wait_until(struct gpu *g, int64_t deadline_ns);
+/* DRM_IOCTL_RSVM_WAIT_USER_FENCE for as long as anything moves. */
+int gpu_wait_fence(struct gpu *g, struct drm_rsvm_wait_user_fence *w);
 /* Launch, then wait. */
 int gpu_run(struct gpu *g, uint64_t kernel, const struct gpu_args *args,
 	    uint64_t n);

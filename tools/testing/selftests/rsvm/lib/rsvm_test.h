@@ -15,9 +15,9 @@
 #include "stats.h"
 #include "svm.h"
 
-/* A hang guard for emulated, debug-built guests; no test takes near as long. */
+/* None: how long a test takes depends on the host. Who runs it looks for progress. */
 #undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT 1500
+#define TEST_TIMEOUT_DEFAULT -1
 
 #define MS 1000000ll
 
@@ -78,10 +78,10 @@ static inline int gpu_poke(struct gpu *g, void *p, uint64_t value)
 /* Waits until @word is no longer @old: another thread or the GPU got there. */
 static inline int await_change(volatile uint64_t *word, uint64_t old)
 {
-	int64_t end = now_ns() + GPU_GUARD_NS;
+	struct guard guard = {};
 
 	while (*word == old)
-		if (now_ns() > end)
+		if (guard_over(&guard))
 			return -ETIME;
 		else
 			sched_yield();

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gpu.h"
 #include "mem.h"
 #include "stats.h"
 
@@ -65,4 +66,41 @@ bool injected(const char *knob)
 	char path[160];
 
 	return !device_file(path, sizeof(path), knob) && !sys_read(path);
+}
+
+/* A hash over all figures of all devices. */
+static uint64_t figures(void)
+{
+	uint64_t hash = 1;
+	char line[160];
+	glob_t g;
+
+	if (glob("/sys/kernel/debug/rsvm-*/stats", 0, NULL, &g))
+		return hash;
+	for (size_t i = 0; i < g.gl_pathc; i++) {
+		FILE *f = fopen(g.gl_pathv[i], "re");
+
+		while (f && fgets(line, sizeof(line), f))
+			for (const char *c = line; *c; c++)
+				hash = (hash ^ *c) * 0x100000001b3;
+		if (f)
+			fclose(f);
+	}
+	globfree(&g);
+	return hash;
+}
+
+bool guard_over(struct guard *guard)
+{
+	uint64_t seen;
+
+	if (!guard->since)
+		guard->since = now_ns();
+	if (now_ns() - guard->since < GPU_GUARD_NS)
+		return false;
+	seen = figures();
+	if (seen == guard->seen)
+		return true;
+	*guard = (struct guard){ .since = now_ns(), .seen = seen };
+	return false;
 }

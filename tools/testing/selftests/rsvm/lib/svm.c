@@ -88,11 +88,10 @@ int svm_migrate(struct gpu *g, void *p, size_t len, uint32_t location)
 		.addr = (uintptr_t)&fence,
 		.value = 1,
 		.mask = ~0ull,
-		.deadline_ns = now_ns() + GPU_GUARD_NS,
 	};
 	int ret = svm_migrate_start(g, p, len, location, &fence, 1);
 
-	return ret ? ret : rsvm_ioctl(g->fd, DRM_IOCTL_RSVM_WAIT_USER_FENCE, &w);
+	return ret ? ret : gpu_wait_fence(g, &w);
 }
 
 static uint64_t query(int fd, uint32_t param)
@@ -114,10 +113,10 @@ uint64_t vram_total(int fd)
 
 int vram_await_free(int fd, uint64_t bytes)
 {
-	int64_t end = now_ns() + 10000000000ll;
+	struct guard guard = {};
 
 	while (vram_free(fd) < bytes)
-		if (now_ns() > end)
+		if (guard_over(&guard))
 			return -ETIME;
 		else
 			usleep(1000);
@@ -126,10 +125,10 @@ int vram_await_free(int fd, uint64_t bytes)
 
 int await_stat(const char *name, long long value)
 {
-	int64_t end = now_ns() + 10000000000ll;
+	struct guard guard = {};
 
 	while (device_stat(name) != value)
-		if (now_ns() > end)
+		if (guard_over(&guard))
 			return -ETIME;
 		else
 			usleep(1000);

@@ -32,8 +32,8 @@ int svm_migrate(struct gpu *g, void *p, size_t len, uint32_t location);
 uint64_t vram_free(int fd);
 uint64_t vram_total(int fd);
 /*
- * Waits until @bytes are free: a worker gives blocks back. -ETIME after ten
- * seconds.
+ * Waits until @bytes are free: a worker gives blocks back. -ETIME if nothing
+ * moves any more.
  */
 int vram_await_free(int fd, uint64_t bytes);
 /* The same for a figure of debugfs that is to become @value. */

@@ -5,16 +5,15 @@
  *
  * Files in /sys/kernel/debug/rsvm_hold:
  *
- *  mmap_lock	write "PID MSECS": takes the lock for writing and returns; it is
- *		let go that much later.
+ *  mmap_lock	write "PID": takes the lock for writing and returns.
  *  folio	write "PFN": takes a reference to the folio.
  *  folio_lock	write "PFN": takes a reference and the lock. A device-private
  *		page's pfn is the swap offset in /proc/PID/pagemap.
- *  release	write "0" or "irqoff": lets all folios go, in the second case
- *		with interrupts off. Reading any file gives how many are held.
+ *  release	write "0" or "irqoff": lets all go, in the second case folios
+ *		with interrupts off. Reading any file gives how many folios
+ *		are held.
  */
 #include <linux/debugfs.h>
-#include <linux/delay.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -22,6 +21,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/task.h>
 #include <linux/uaccess.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 
 #define MAX_FOLIOS 64
@@ -35,11 +35,15 @@ static struct folio *folios[MAX_FOLIOS];
 static bool locked[MAX_FOLIOS];
 static int held;
 
+/* How often all was let go; read without the lock. */
+static unsigned int releases;
+static DECLARE_WAIT_QUEUE_HEAD(released);
+
 struct mmap_hold {
 	struct work_struct work;
 	struct completion *taken;
 	struct mm_struct *mm;
-	unsigned int msecs;
+	unsigned int releases;
 };
 
 static void hold_mmap_lock(struct work_struct *work)
@@ -48,7 +52,7 @@ static void hold_mmap_lock(struct work_struct *work)
 
 	mmap_write_lock(hold->mm);
 	complete(hold->taken);
-	msleep(hold->msecs);
+	wait_event_idle(released, READ_ONCE(releases) != hold->releases);
 	mmap_write_unlock(hold->mm);
 	mmput(hold->mm);
 	kfree(hold);
@@ -77,8 +81,8 @@ static ssize_t mmap_lock_write(struct file *file, const char __user *buf, size_t
 	if (!hold)
 		return -ENOMEM;
 	ret = read_line(line, sizeof(line), buf, len);
-	if (!ret && sscanf(line, "%d %u", &nr, &hold->msecs) != 2)
-		ret = -EINVAL;
+	if (!ret)
+		ret = kstrtoint(strim(line), 0, &nr);
 	if (ret)
 		goto free;
 	ret = -ESRCH;
@@ -93,6 +97,7 @@ static ssize_t mmap_lock_write(struct file *file, const char __user *buf, size_t
 		goto free;
 	INIT_WORK(&hold->work, hold_mmap_lock);
 	hold->taken = &taken;
+	hold->releases = READ_ONCE(releases);
 	queue_work(holders, &hold->work);
 	wait_for_completion(&taken);
 	return len;
@@ -144,6 +149,8 @@ static void release_all(bool irqoff)
 	unsigned long flags = 0;
 
 	guard(mutex)(&lock);
+	WRITE_ONCE(releases, releases + 1);
+	wake_up_all(&released);
 	while (held) {
 		held--;
 		if (locked[held])
