@@ -8,7 +8,7 @@ B := $(CURDIR)/build
 # The build of the kernel has long stretches for one core.
 MAKEFLAGS += -j4
 
-.PHONY: help demo test test-debug bench lint vm-run shell overlay kernel vgpu lib selftests kunit compile-fail root clean
+.PHONY: help demo test test-atomics test-debug bench lint vm-run shell overlay kernel vgpu lib selftests kunit compile-fail root clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ demo: kernel vgpu lib ## everything from nothing, then a C program's memory is c
 
 test: ## all tests; ends with "N passed, N failed, N skipped"
 	@$(S)/test.sh
+
+test-atomics: ## each atomic in each kind of memory with each contention; make test pairs them
+	@STAGES=atomics $(S)/test.sh
 
 test-debug: ## the selftests with KASAN, lockdep, kmemleak, DMA-API debugging, failing allocations
 	@KERNEL=debug $(S)/test.sh

@@ -11,7 +11,7 @@
 
 #define HARTS	16
 /* Atomics of each hart; between them the page has time to change hands. */
-#define ROUNDS	40
+#define ROUNDS	10
 #define PAUSE	MS
 /* Atomics that are launched one by one. */
 #define SINGLES	12
