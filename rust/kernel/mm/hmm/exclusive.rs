@@ -208,7 +208,7 @@ impl<T: Mirror> MmSession<'_, T> {
     /// # Progress
     ///
     /// Without a third party the commit of the first attempt succeeds, unless a huge page has to be
-    /// split around the page; then that of the second does. The folio lock is waited for, so that
+    /// split around the page, or the page comes home from device memory; then that of the second does. The folio lock is waited for, so that
     /// reclaim, migration and other devices delay an attempt, yet do not fail it.
     ///
     /// # Locks

@@ -236,8 +236,8 @@ mod cases {
         Ok(())
     }
 
-    /// A page in the space's own device memory is brought home first, by a migration in the thread that
-    /// takes the page.
+    /// A page in the space's own device memory is brought home by the first attempt, in the thread that
+    /// makes it. That change is one with which the attempt collides.
     #[test]
     fn from_device_memory() -> Result {
         let range = map_anon(PROT_RW)?;
@@ -258,8 +258,10 @@ mod cases {
             }
             assert_eq!(filled.install(|_| true).pages(), 1);
             let node = session.node(range.start())?;
-            assert_eq!(grab(&f, &mut session, &node, page), Ok(Ok(())));
+            let collided = Ok(Err(Reject::Collided));
+            assert_eq!(grab(&f, &mut session, &node, page), collided);
             assert_eq!(live.in_use(), 0);
+            assert_eq!(grab(&f, &mut session, &node, page), Ok(Ok(())));
         }
         munmap(range)?;
         Ok(())
