@@ -36,5 +36,5 @@ pub fn case<T: Mirror>(
     drop(commit);
     drop(exclusive);
     space.lock().map_object(range, true, supplies, |_| Some(0))?;
-    space.revoke(range, |_| Ok(()))
+    space.revoke(range, |_, _| Ok(()))
 }

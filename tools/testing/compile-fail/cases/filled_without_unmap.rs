@@ -1,7 +1,7 @@
 // error: E0382
 // SPDX-License-Identifier: GPL-2.0
 
-//! The CPU reads a page that the device may still reach.
+//! The CPU writes to a page that the device still reaches.
 
 use kernel::{
     device::{
@@ -17,11 +17,11 @@ use kernel::{
 
 /// The case.
 pub fn case<D: DeviceMemory>(
-    filled: Filled<'_, D>,
+    mut filled: Filled<'_, D>,
     dev: &Device<Bound>,
-    out: &mut [u8; PAGE_SIZE],
+    data: &[u8; PAGE_SIZE],
 ) {
     let mapped = filled.map(dev);
-    let _ = filled.read_system(0, out);
+    let _ = filled.write_system(0, data);
     drop(mapped);
 }
