@@ -74,6 +74,13 @@ pub const PROT_NONE: usize = bindings::PROT_NONE as usize;
 pub const PROT_READ: usize = bindings::PROT_READ as usize;
 pub const PROT_RW: usize = (bindings::PROT_READ | bindings::PROT_WRITE) as usize;
 
+/// Returns the memory of the test's own process, which begins with the first call.
+pub fn own_mm() -> Result<ARef<Mm>> {
+    // SAFETY: Called in a test.
+    to_result(unsafe { bindings::kunit_attach_mm() })?;
+    Ok((&**current!().mm().ok_or(ESRCH)?).into())
+}
+
 /// Maps [`PAGES`] pages of anonymous memory, in one leaf, into the test's own process.
 pub fn map_anon(prot: usize) -> Result<PageRange> {
     let area = map_anon_pages(PAGES * PAGE_SIZE + LEAF_SIZE, prot)?;

@@ -8,14 +8,11 @@ use super::{
     *, //
 };
 use kernel::{
-    mm::Mm,
-    sync::{
-        aref::ARef,
-        atomic::{
-            Acquire,
-            AtomicFlag,
-            Release, //
-        }, //
+    mm::testing::own_mm,
+    sync::atomic::{
+        Acquire,
+        AtomicFlag,
+        Release, //
     },
     time::{
         delay::fsleep,
@@ -87,11 +84,6 @@ impl Watcher for Heard {
     fn objects_changed(&self, bytes: i64) {
         self.objects.fetch_add(bytes, Relaxed);
     }
-}
-
-/// The memory of the process that loads the module.
-fn own_mm() -> Result<ARef<Mm>> {
-    Ok((&**current!().mm().ok_or(ESRCH)?).into())
 }
 
 /// An allocator with a fake mover, closed in the end.
