@@ -46,8 +46,8 @@ FIXTURE_VARIANT(atomic)
 	FIXTURE_VARIANT_ADD(atomic, kind##_##op) { kind, #op, n, cell };
 /* Of the five kinds of memory, each width leaves another cell out. */
 #define ADD_BOTH(kind, op, n, first) \
-	ADD(kind, op##_32, n, (first + kind) % CELLS) \
-	ADD(kind, op##_64, n, (first + kind + 1) % CELLS)
+	ADD(kind, op##_32, n, ((first) + (kind)) % CELLS) \
+	ADD(kind, op##_64, n, ((first) + (kind) + 1) % CELLS)
 #define ADD_ALL(kind, n) \
 	ADD_BOTH(kind, add, n, 0) ADD_BOTH(kind, cas, n, 1) \
 	ADD_BOTH(kind, xchg, 0, 2) ADD_BOTH(kind, and, 0, 3) \
