@@ -334,6 +334,10 @@ impl<'a, T: Mirror> MmSession<'a, T> {
     /// Finds out what an error of [`MmSession::walk`] means. By now the cause may be gone, which is
     /// as good as if the access had come later.
     fn explain(&self, error: Error, range: PageRange, write: bool) -> FaultError {
+        // Without the lock where it is not needed: a thread with a folio locked has it already.
+        if let Some(error) = plain(error) {
+            return error;
+        }
         match self.mm().mmap_read_lock_killable() {
             Ok(mmap) => self.explain_held(&mmap, error, range, write),
             Err(_) => FaultError::Dying,
@@ -347,16 +351,9 @@ impl<'a, T: Mirror> MmSession<'a, T> {
         range: PageRange,
         write: bool,
     ) -> FaultError {
-        match error {
-            EINVAL => return FaultError::Invalid,
-            EBUSY => return FaultError::Busy,
-            ENOMEM => return FaultError::NoMemory,
-            EPERM => return FaultError::Protection,
-            EINTR => return FaultError::Dying,
-            _ => (),
+        if let Some(error) = plain(error) {
+            return error;
         }
-        // `EFAULT` stands for all the rest.
-
         if !self.is_stable() {
             return FaultError::Dying;
         }
@@ -376,5 +373,17 @@ impl<'a, T: Mirror> MmSession<'a, T> {
             addr = VirtAddr::new(vma.end());
         }
         FaultError::NoBacking
+    }
+}
+
+/// What an error means by itself. [`None`] for [`EFAULT`], which stands for all the rest.
+fn plain(error: Error) -> Option<FaultError> {
+    match error {
+        EINVAL => Some(FaultError::Invalid),
+        EBUSY => Some(FaultError::Busy),
+        ENOMEM => Some(FaultError::NoMemory),
+        EPERM => Some(FaultError::Protection),
+        EINTR => Some(FaultError::Dying),
+        _ => None,
     }
 }
