@@ -230,7 +230,7 @@ impl<'a, T: Mirror> Guard<'a, T> {
     /// # Errors
     ///
     /// [`EINVAL`] if `range` lies in several leaves; [`EAGAIN`] if no node watches it or `supplies`
-    /// were not prepared; [`ESHUTDOWN`] once the space was closed; those of [`Tables::write`].
+    /// were not prepared; [`ESHUTDOWN`] once the space was closed; those of [`Tables::write`](super::Tables::write).
     pub fn map_object(
         &mut self,
         range: PageRange,
