@@ -216,9 +216,11 @@ mod cases {
         let mut session = bench.f.session()?;
         let node = session.node(all.start())?;
         bench.f.enter(&session, &node, all)?;
-        let flushes = Arc::pin_init(new_mutex!(KVec::new(), "kunit::flushes"), GFP_KERNEL)?;
+        // With room from the beginning: who waits for a flush may be about to free memory.
+        let flushes = KVec::with_capacity(64, GFP_KERNEL)?;
+        let flushes = Arc::pin_init(new_mutex!(flushes, "kunit::flushes"), GFP_KERNEL)?;
         let log = flushes.clone();
-        let hook = move |flush| assert!(log.lock().push(flush, GFP_KERNEL).is_ok());
+        let hook = move |flush| assert!(log.lock().push_within_capacity(flush).is_ok());
         bench
             .f
             .space
