@@ -27,6 +27,8 @@ fn race(
     }
     let mut buf = PfnBuf::new(1)?;
     let mut snapshot = Some(look(session, high, nth(range, 3)?, &mut buf)?);
+    // Made beforehand, as nothing may be allocated in a callback.
+    let mut supplies = f.supplies()?;
     let mut committed = None;
     let outcome = Arc::pin_init(new_mutex!(Outcome::default(), "kunit::outcome"), GFP_KERNEL)?;
     let seen = outcome.clone();
@@ -49,7 +51,10 @@ fn race(
     )?);
     let bystander = Bystander::new(f.space.mm(), span(range, 1, PAGES)?, || {
         if let Some(snapshot) = snapshot.take() {
-            committed = Some(f.commit(snapshot));
+            committed = Some(snapshot.commit().map(|mut commit| {
+                let mapped = commit.map(&mut supplies, |_| Some(false));
+                mapped.is_ok_and(|mapped| !mapped.is_partial)
+            }));
         }
     })?;
     zap(session.mm(), span(range, 2, 5)?);
@@ -57,7 +62,7 @@ fn race(
     f.space
         .ops()
         .when_acknowledged(KBox::new(|_| (), GFP_KERNEL)?);
-    assert_eq!(committed, Some(Ok(1)));
+    assert_eq!(committed, Some(Ok(true)));
     let outcome = core::mem::take(&mut *outcome.lock());
     Ok(outcome)
 }
