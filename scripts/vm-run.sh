@@ -174,7 +174,7 @@ splat='WARNING:|BUG:|Oops|general protection fault|KASAN|Kernel panic|possible c
 sed '/invoked oom-killer/,/Call Trace:/d' "$run/console" > "$run/messages"
 if grep -qE "$splat" "$run/messages"; then
 	echo "vm-run: the kernel complained:" >&2
-	grep -nE -B2 -A40 "$splat" "$run/messages" | head -n 120 >&2
+	grep -nE -B2 -A40 "$splat" "$run/messages" | head -n 120 >&2 || true
 	exit 125
 fi
 if [ -s "$run/status" ] && [ "$KERNEL" = debug ] && ! grep -q 'guest: looked for leaks' "$run/console"; then
