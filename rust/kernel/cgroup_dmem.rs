@@ -183,11 +183,11 @@ impl Drop for Charge {
     }
 }
 
-#[cfg(all(CONFIG_CGROUP_DMEM, CONFIG_MEMCG))]
+#[cfg(all(CONFIG_CGROUP_DMEM, CONFIG_MEMCG, CONFIG_RUST_MM_KUNIT_TEST))]
 #[kunit_tests(rust_cgroup_dmem)]
 mod tests {
     use super::*;
-    use crate::sync::aref::ARef;
+    use crate::mm::testing::own_mm;
 
     struct Nobody;
 
@@ -199,13 +199,6 @@ mod tests {
 
     fn region(size: u64) -> Result<Region<Nobody>> {
         Region::new(c"kunit/vram0", size, Arc::new(Nobody, GFP_KERNEL)?)
-    }
-
-    /// Memory of the test's own.
-    fn memory() -> Result<ARef<Mm>> {
-        // SAFETY: Called in a test.
-        to_result(unsafe { bindings::kunit_attach_mm() })?;
-        Ok((&**current!().mm().ok_or(ESRCH)?).into())
     }
 
     /// A little more than half of what a group without a limit can have.
@@ -220,7 +213,7 @@ mod tests {
     fn charges_add_up() -> Result {
         // How large a region is says nothing about what can be charged.
         let region = region(4096)?;
-        let mm = memory()?;
+        let mm = own_mm()?;
         let Ok(charged) = region.try_charge(&mm, HALF) else {
             return Err(EAGAIN);
         };
@@ -238,7 +231,7 @@ mod tests {
     #[test]
     fn who_has_left_pays_nothing() -> Result {
         let region = region(4096)?;
-        let mm = memory()?;
+        let mm = own_mm()?;
         // SAFETY: Nobody but this test uses the memory, which gets its owner back below.
         let owner = unsafe { &raw mut (*mm.as_raw()).__bindgen_anon_1.owner };
         // SAFETY: As above.
@@ -254,7 +247,7 @@ mod tests {
     #[test]
     fn charges_outlive_the_region() -> Result {
         let gone = region(4096)?;
-        let charged = gone.try_charge(&*memory()?, 1);
+        let charged = gone.try_charge(&*own_mm()?, 1);
         drop(gone);
         assert!(charged.is_ok_and(|charged| charged.may_evict(None, false)));
         Ok(())

@@ -83,46 +83,15 @@ impl Drop for MappedPage<'_> {
     }
 }
 
+#[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
 #[kunit_tests(rust_dma_mapped_page)]
 mod tests {
     use super::*;
-    use crate::{
-        device::Normal,
-        error::from_err_ptr, //
-    };
-
-    /// A device without a driver that reaches addresses up to `mask`.
-    struct TestDevice(*mut bindings::platform_device);
-
-    impl TestDevice {
-        fn new(mask: u64) -> Result<Self> {
-            let info = bindings::platform_device_info {
-                name: c"rust_dma_mapped_page".as_char_ptr(),
-                id: bindings::PLATFORM_DEVID_NONE,
-                dma_mask: mask,
-                ..Default::default()
-            };
-            // SAFETY: `info` is valid.
-            let pdev = unsafe { bindings::platform_device_register_full(&info) };
-            Ok(Self(from_err_ptr(pdev)?))
-        }
-
-        fn bound(&self) -> &Device<Bound> {
-            // SAFETY: Registered until `self` is dropped. It has no driver that could be unbound.
-            unsafe { Device::<Normal>::from_raw(&raw mut (*self.0).dev).as_bound() }
-        }
-    }
-
-    impl Drop for TestDevice {
-        fn drop(&mut self) {
-            // SAFETY: Registered in `new`.
-            unsafe { bindings::platform_device_unregister(self.0) };
-        }
-    }
+    use crate::mm::testing::DmaDevice;
 
     #[test]
     fn a_page_is_lent() -> Result {
-        let dev = TestDevice::new(u64::MAX)?;
+        let dev = DmaDevice::new()?;
         let page = Page::alloc_page(GFP_KERNEL)?;
         let other = Page::alloc_page(GFP_KERNEL)?;
         let lent = MappedPage::new(dev.bound(), &page, DataDirection::ToDevice)?;
@@ -136,7 +105,7 @@ mod tests {
 
     #[test]
     fn out_of_reach() -> Result {
-        let dev = TestDevice::new(0xff)?;
+        let dev = DmaDevice::reaching(0xff)?;
         let page = Page::alloc_page(GFP_KERNEL)?;
         // SAFETY: The warning that is expected is for this test.
         let expected =

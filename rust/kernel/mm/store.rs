@@ -73,11 +73,18 @@ impl MmWithUser {
     }
 }
 
+#[cfg(CONFIG_RUST_MM_KUNIT_TEST)]
 #[kunit_tests(rust_mm_store)]
 mod tests {
     use super::*;
     use crate::{
-        new_work,
+        mm::testing::{
+            elsewhere,
+            map_anon,
+            write_all,
+            PROT_READ,
+            PROT_RW, //
+        },
         page::PAGE_SIZE,
         sync::{
             aref::ARef,
@@ -85,48 +92,25 @@ mod tests {
                 Atomic,
                 Relaxed, //
             },
-            Arc,
-            Completion, //
+            Arc, //
         },
-        uaccess::UserPtr,
-        workqueue::{
-            self,
-            impl_has_work,
-            Work,
-            WorkItem, //
-        },
+        uaccess::UserPtr, //
     };
-    use core::ptr;
 
-    /// A page of the test's own process, in which nothing is yet.
-    fn map(prot: u32) -> VirtAddr {
-        // SAFETY: Called in a test.
-        VirtAddr::new(unsafe {
-            bindings::kunit_vm_mmap(
-                bindings::kunit_get_current_test(),
-                ptr::null_mut(),
-                0,
-                PAGE_SIZE,
-                prot as usize,
-                (bindings::MAP_PRIVATE | bindings::MAP_ANONYMOUS) as usize,
-                0,
-            )
-        })
+    /// Memory of the test's own process, in which nothing is yet.
+    fn map(prot: usize) -> Result<VirtAddr> {
+        Ok(map_anon(prot)?.start())
     }
-
-    const PROT_RW: u32 = bindings::PROT_READ | bindings::PROT_WRITE;
 
     fn read(addr: VirtAddr) -> Result<u64> {
         UserPtr::from_addr(addr.as_usize()).get_u64()
     }
 
-    /// Maps a page and has it written to.
+    /// Maps pages and has a 1 written to each.
     fn map_written() -> Result<VirtAddr> {
-        let addr = map(PROT_RW);
-        crate::uaccess::UserSlice::new(UserPtr::from_addr(addr.as_usize()), 8)
-            .writer()
-            .write(&1u64)?;
-        Ok(addr)
+        let range = map_anon(PROT_RW)?;
+        write_all(range)?;
+        Ok(range.start())
     }
 
     fn own() -> Result<ARef<MmWithUser>> {
@@ -152,10 +136,10 @@ mod tests {
 
     #[test]
     fn nothing_is_waited_for() -> Result {
-        let untouched = map(PROT_RW);
+        let untouched = map(PROT_RW)?;
         let mm = own()?;
         assert_eq!(mm.store_u64(untouched, 1), Err(EAGAIN));
-        let read_only = map(bindings::PROT_READ);
+        let read_only = map(PROT_READ)?;
         assert_eq!(read(read_only), Ok(0));
         for nowhere in [read_only.as_usize(), 0, usize::MAX - 7] {
             assert_eq!(mm.store_u64(VirtAddr::new(nowhere), 1), Err(EAGAIN));
@@ -163,50 +147,17 @@ mod tests {
         Ok(())
     }
 
-    /// Stores from a thread without memory.
-    #[pin_data]
-    struct Storer {
-        mm: ARef<MmWithUser>,
-        addr: VirtAddr,
-        result: Atomic<i32>,
-        #[pin]
-        done: Completion,
-        #[pin]
-        work: Work<Storer>,
-    }
-
-    impl_has_work! {
-        impl HasWork<Self> for Storer { self.work }
-    }
-
-    impl WorkItem for Storer {
-        type Pointer = Arc<Self>;
-
-        fn run(this: Arc<Self>) {
-            let result = this.mm.store_u64(this.addr, 42);
-            let errno = result.err().map_or(0, Error::to_errno);
-            // It has none afterwards, either.
-            let has_mm = current!().mm().is_some();
-            this.result.store(if has_mm { 1 } else { errno }, Relaxed);
-            this.done.complete_all();
-        }
-    }
-
+    /// Stores from a thread without memory, which has none afterwards, either.
     fn store_elsewhere(addr: VirtAddr) -> Result<i32> {
-        let mm = own()?;
-        let storer = Arc::pin_init(
-            pin_init!(Storer {
-                mm,
-                addr,
-                result: Atomic::new(-1),
-                done <- Completion::new(),
-                work <- new_work!("Storer::work"),
-            }),
-            GFP_KERNEL,
-        )?;
-        let _ = workqueue::system_dfl().enqueue(storer.clone());
-        storer.done.wait_for_completion();
-        Ok(storer.result.load(Relaxed))
+        let result = Arc::new(Atomic::new(-1), GFP_KERNEL)?;
+        let (mm, stored) = (own()?, result.clone());
+        let done = elsewhere(GFP_KERNEL, move || {
+            let errno = mm.store_u64(addr, 42).err().map_or(0, Error::to_errno);
+            let has_mm = current!().mm().is_some();
+            stored.store(if has_mm { 1 } else { errno }, Relaxed);
+        })?;
+        done.wait_for_completion();
+        Ok(result.load(Relaxed))
     }
 
     #[test]
@@ -214,7 +165,7 @@ mod tests {
         let addr = map_written()?;
         assert_eq!(store_elsewhere(addr), Ok(0));
         assert_eq!(read(addr), Ok(42));
-        assert_eq!(store_elsewhere(map(PROT_RW)), Ok(EAGAIN.to_errno()));
+        assert_eq!(store_elsewhere(map(PROT_RW)?), Ok(EAGAIN.to_errno()));
         Ok(())
     }
 

@@ -26,6 +26,7 @@ use super::{
     Mm, //
 };
 use crate::{
+    alloc::Flags,
     bindings,
     device::{
         self,
@@ -40,13 +41,15 @@ use crate::{
     ptr::Alignment,
     sync::{
         aref::ARef,
-        Arc, //
+        Arc,
+        Completion, //
     },
     time::Jiffies,
     uaccess::{
         UserPtr,
         UserSlice, //
-    }, //
+    },
+    workqueue, //
 };
 use core::ptr;
 
@@ -185,6 +188,17 @@ pub fn span(range: PageRange, first: usize, end: usize) -> Result<PageRange> {
     PageRange::from_len(nth(range, first)?.start(), (end - first) * PAGE_SIZE)
 }
 
+/// Calls `work` in another thread, and completes what is returned afterwards.
+pub fn elsewhere(flags: Flags, work: impl FnOnce() + Send + 'static) -> Result<Arc<Completion>> {
+    let done = Arc::pin_init(Completion::new(), flags)?;
+    let completed = done.clone();
+    workqueue::system_dfl().try_spawn(flags, move || {
+        work();
+        completed.complete_all();
+    })?;
+    Ok(done)
+}
+
 /// Lets others run for a moment.
 pub fn pause() {
     // SAFETY: No requirements.
@@ -256,14 +270,12 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn new(range: PageRange) -> Result<Self> {
-        let mm: ARef<Mm> = ARef::from(&**current!().mm().ok_or(ESRCH)?);
-        Self::make(mm, range, None)
+        Self::make(own_mm()?, range, None)
     }
 
     /// With device memory.
     pub fn with_pagemap(range: PageRange, pagemap: Arc<Pagemap<Ram>>) -> Result<Self> {
-        let mm: ARef<Mm> = ARef::from(&**current!().mm().ok_or(ESRCH)?);
-        Self::make(mm, range, Some(pagemap))
+        Self::make(own_mm()?, range, Some(pagemap))
     }
 
     pub fn make(
@@ -398,10 +410,21 @@ unsafe impl Sync for DmaDevice {}
 
 impl DmaDevice {
     pub fn new() -> Result<Self> {
+        let device = Self::reaching(u64::MAX)?;
+        // By this core learns, too, that no page has to be copied for the device.
+        // SAFETY: Nobody does DMA yet.
+        to_result(unsafe {
+            bindings::dma_set_mask_and_coherent(device.bound().as_raw(), u64::MAX)
+        })?;
+        Ok(device)
+    }
+
+    /// One that reaches addresses up to `mask`.
+    pub fn reaching(mask: u64) -> Result<Self> {
         let info = bindings::platform_device_info {
             name: c"rust_mm".as_char_ptr(),
             id: bindings::PLATFORM_DEVID_AUTO,
-            dma_mask: u64::MAX,
+            dma_mask: mask,
             ..Default::default()
         };
         // SAFETY: `info` is valid.
@@ -410,11 +433,7 @@ impl DmaDevice {
         // SAFETY: Registered until `self` is dropped. It has no driver that could be unbound; its
         // resources are released when it is unregistered.
         let dev = unsafe { Device::<Core<'_>>::from_raw(&raw mut (*raw).dev) };
-        // SAFETY: Nobody does DMA yet.
-        let masked = unsafe { bindings::dma_set_mask_and_coherent(dev.as_raw(), u64::MAX) };
-        let masked = to_result(masked);
-        let handle = masked.and_then(|()| BoundHandle::new(dev));
-        match handle.and_then(|handle| Ok(Arc::new(handle, GFP_KERNEL)?)) {
+        match BoundHandle::new(dev).and_then(|handle| Ok(Arc::new(handle, GFP_KERNEL)?)) {
             Ok(handle) => Ok(Self { raw, handle }),
             Err(error) => {
                 // SAFETY: Just registered.

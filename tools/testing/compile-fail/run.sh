@@ -6,7 +6,8 @@
 #
 # Every file in cases/ names in its first line the error that the compiler has
 # to give, and it alone: "// error: E0505", or "// error: none" for what has to
-# compile. Code that cases share is in cases/lib/. The compiler gets the options that Kbuild gave it for the driver.
+# compile. Code that cases share is in cases/lib/. The compiler gets the options
+# that Kbuild gave it for the driver.
 set -euo pipefail
 
 [ $# = 1 ] || { echo "usage: $0 TREE" >&2; exit 2; }

@@ -14,8 +14,7 @@ use crate::{
         },
         Arc,
         Completion, //
-    },
-    workqueue, //
+    }, //
 };
 
 fn fault(
@@ -192,11 +191,10 @@ mod cases {
         let mut buf = PfnBuf::new(PAGES)?;
 
         let stop = Arc::new(Atomic::new(false), GFP_KERNEL)?;
-        let done = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
         let started = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
-        let others = (f.space.clone(), stop.clone(), started.clone(), done.clone());
-        workqueue::system_dfl().try_spawn(GFP_KERNEL, move || {
-            let (space, stop, started, done) = others;
+        let others = (f.space.clone(), stop.clone(), started.clone());
+        let done = elsewhere(GFP_KERNEL, move || {
+            let (space, stop, started) = others;
             started.complete_all();
             if let Some(session) = space.enter() {
                 while !stop.load(Relaxed) {
@@ -205,7 +203,6 @@ mod cases {
                     }
                 }
             }
-            done.complete_all();
         })?;
 
         started.wait_for_completion();

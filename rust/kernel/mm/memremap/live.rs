@@ -240,45 +240,27 @@ unsafe fn release_region(start: bindings::resource_size_t, len: bindings::resour
     unsafe { bindings::__release_region(&raw mut bindings::iomem_resource, start, len) };
 }
 
-#[cfg(CONFIG_NUMA)]
+#[cfg(all(CONFIG_NUMA, CONFIG_RUST_MM_KUNIT_TEST))]
 #[kunit_tests(rust_mm_live_pagemap)]
 mod tests {
     use super::*;
-    use crate::{
-        device::Bound,
-        faux,
-        mm::memremap::{
-            CpuFault,
-            FaultOutcome, //
-        }, //
+    use crate::mm::testing::{
+        DmaDevice,
+        Ram, //
     };
-    use core::ops::Range;
-
-    /// Memory that nobody uses.
-    struct Unused;
-
-    impl DeviceMemory for Unused {
-        fn folio_free(&self, _pages: Range<u32>) {}
-
-        fn folio_split(&self, _first: u32) {}
-
-        fn migrate_to_ram(&self, _fault: CpuFault<'_, Self>) -> FaultOutcome {
-            FaultOutcome::Lost
-        }
-    }
 
     #[test]
     fn pages_are_on_the_node_of_the_device() -> Result {
-        let registration = faux::Registration::new(c"rust_mm_live_pagemap", None)?;
-        let faux: &faux::Device<Bound> = registration.as_ref();
-        let dev: &Device<Bound> = faux.as_ref();
+        let pages = HUGE_PAGES as u32;
+        let device = DmaDevice::new()?;
+        let dev = device.bound();
         // SAFETY: Only written at boot.
         let nodes = unsafe { bindings::nr_online_nodes };
         // CAST: There are few nodes.
         for node in 0..nodes as c_int {
             // SAFETY: Nobody else looks at the device.
             unsafe { (*dev.as_raw()).numa_node = node };
-            let live = LivePagemap::new(dev, HUGE_PAGES as u32, c"kunit", Unused)?;
+            let live = LivePagemap::new(dev, pages, c"kunit", Ram::new(pages)?)?;
             for page in [live.base, live.base + HUGE_PAGES - 1] {
                 // SAFETY: The pages are there as long as the pagemap.
                 let its = unsafe { bindings::page_to_nid(bindings::pfn_to_page(page)) };

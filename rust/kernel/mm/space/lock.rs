@@ -99,14 +99,14 @@ impl<T: Mirror> Protected<T> {
         false
     }
 
-    /// The leaf for `range`, which lies in one, if something may be mapped there; it is made if need
-    /// be.
+    /// The tables, and the leaf for `range`, which lies in one, if something may be mapped there; the
+    /// leaf is made if need be.
     fn leaf_for(
         &mut self,
         space: &Space<T>,
         range: PageRange,
         supplies: &mut Supplies<T>,
-    ) -> Result {
+    ) -> Result<(&mut T::Tables, &mut leaf::Leaf<T>)> {
         let index = leaf_index(range.start());
         let last = VirtAddr::new(range.end().as_usize() - PAGE_SIZE);
         if leaf_index(last) != index {
@@ -119,15 +119,13 @@ impl<T: Mirror> Protected<T> {
             // They cannot be dropped with the lock held.
             return Err(EAGAIN);
         }
-        match self.leaves.get(&index) {
-            Some(leaf) if leaf.is_dying() => Err(EAGAIN),
-            Some(_) => Ok(()),
-            None => {
-                self.leaves
-                    .insert(supplies.take_leaf(space, index).ok_or(EAGAIN)?);
-                Ok(())
-            }
+        if self.leaves.get(&index).is_none() {
+            self.leaves
+                .insert(supplies.take_leaf(space, index).ok_or(EAGAIN)?);
         }
+        let leaf = self.leaves.get_mut(&index);
+        let leaf = leaf.filter(|leaf| !leaf.is_dying()).ok_or(EAGAIN)?;
+        Ok((&mut self.tables, &mut **leaf))
     }
 }
 
@@ -256,11 +254,8 @@ impl<'a, T: Mirror> Guard<'a, T> {
         mut prepare: impl FnMut(&mut leaf::Leaf<T>, usize) -> Option<Slot>,
     ) -> Result<Mapped> {
         let space = self.space;
-        let inner = &mut *self.inner;
-        inner.leaf_for(space, range, supplies)?;
+        let (tables, leaf) = self.inner.leaf_for(space, range, supplies)?;
         let index = leaf_index(range.start());
-        let Protected { tables, leaves, .. } = inner;
-        let leaf = leaves.get_mut(&index).ok_or(EAGAIN)?;
         let dev = space.dma_device();
 
         let window = &mut supplies.window;
@@ -296,11 +291,8 @@ impl<'a, T: Mirror> Guard<'a, T> {
         prepare: impl FnOnce(&mut leaf::Leaf<T>, usize) -> Option<Slot>,
     ) -> Result {
         let space = self.space;
-        let inner = &mut *self.inner;
-        inner.leaf_for(space, range, supplies)?;
+        let (tables, leaf) = self.inner.leaf_for(space, range, supplies)?;
         let index = leaf_index(range.start());
-        let Protected { tables, leaves, .. } = inner;
-        let leaf = leaves.get_mut(&index).ok_or(EAGAIN)?;
         let dev = space.dma_device();
         let page = page_in_leaf(range.start());
         let slot = prepare(leaf, page).ok_or(EAGAIN)?;

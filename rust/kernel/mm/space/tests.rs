@@ -19,8 +19,7 @@ use crate::{
             Relaxed, //
         },
         Completion, //
-    },
-    workqueue, //
+    }, //
 };
 use core::ptr;
 
@@ -233,17 +232,15 @@ mod cases {
 
         // Locked by another thread: refused.
         let refused = Arc::new(Atomic::new(false), GFP_KERNEL)?;
-        let done = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
-        let other = (f.space.clone(), refused.clone(), done.clone());
+        let other = (f.space.clone(), refused.clone());
         let page = nth(range, 5)?;
         let guard = f.space.lock();
-        let spawned = workqueue::system_dfl().try_spawn(GFP_NOWAIT, move || {
-            let (space, refused, done) = other;
+        let spawned = elsewhere(GFP_NOWAIT, move || {
+            let (space, refused) = other;
             let result = announce(space.mm(), page, CLEAR, ptr::null_mut(), false);
             refused.store(result == Err(EAGAIN), Relaxed);
-            done.complete_all();
         });
-        if spawned.is_ok() {
+        if let Ok(done) = &spawned {
             done.wait_for_completion();
         }
         drop(guard);

@@ -70,13 +70,10 @@ fn race(
 /// Revokes `page` in another thread, with a device that does not acknowledge. Returns when the page is
 /// leaving.
 fn revoke_elsewhere(f: &Fixture, page: PageRange) -> Result<Arc<Completion>> {
-    let done = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
-    let other = (f.space.clone(), done.clone());
+    let space = f.space.clone();
     let waits = f.waits();
-    workqueue::system_dfl().try_spawn(GFP_KERNEL, move || {
-        let (space, done) = other;
+    let done = elsewhere(GFP_KERNEL, move || {
         let _ = space.revoke(page, |_, _| Ok(()));
-        done.complete_all();
     })?;
     while f.waits() == waits {
         pause();
@@ -170,14 +167,12 @@ mod cases {
         // Another thread changes another page, and waits for a flush.
         let waits = f.waits();
         let is_changed = Arc::new(Atomic::new(false), GFP_KERNEL)?;
-        let changed = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
-        let other = (f.space.clone(), is_changed.clone(), changed.clone());
+        let other = (f.space.clone(), is_changed.clone());
         let page = nth(range, 5)?;
-        workqueue::system_dfl().try_spawn(GFP_KERNEL, move || {
-            let (space, is_changed, changed) = other;
+        let changed = elsewhere(GFP_KERNEL, move || {
+            let (space, is_changed) = other;
             let _ = announce(space.mm(), page, CLEAR, ptr::null_mut(), true);
             is_changed.store(true, Relaxed);
-            changed.complete_all();
         })?;
         // A change that must not wait is refused.
         let nonblocking = announce(f.space.mm(), nth(range, 6)?, CLEAR, ptr::null_mut(), false);
@@ -254,13 +249,8 @@ mod cases {
 
         // The worker removes the node when the rest goes, with a slow device.
         f.space.ops().is_slow.store(true, Relaxed);
-        let done = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
-        let other = (f.space.clone(), done.clone());
-        workqueue::system_dfl().try_spawn(GFP_KERNEL, move || {
-            let (space, done) = other;
-            space.close();
-            done.complete_all();
-        })?;
+        let space = f.space.clone();
+        let done = elsewhere(GFP_KERNEL, move || space.close())?;
         while f.entered() != 0 {
             pause();
         }
