@@ -7,8 +7,12 @@ S := scripts
 B := $(CURDIR)/build
 # The build of the kernel has long stretches for one core.
 MAKEFLAGS += -j4
+# Several goals are wanted one after the other: clean test.
+ifneq ($(word 2,$(MAKECMDGOALS)),)
+.NOTPARALLEL:
+endif
 
-.PHONY: help demo test test-atomics test-debug bench lint vm-run shell overlay kernel vgpu lib selftests kunit compile-fail root clean
+.PHONY: help demo test test-atomics test-debug bench lint vm-run shell overlay kernel vgpu lib selftests root clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -21,5 +21,5 @@ for f in "$@"; do
 done
 # It is static, and so runs here.
 busybox=$ROOT_LINK/usr/bin/busybox
-(cd "$work" && find . | "$busybox" cpio -o -H newc -R 0:0) > "$out.part" 2>/dev/null
+(cd "$work" && find . | "$busybox" cpio -o -H newc -R 0:0) > "$out.part"
 mv "$out.part" "$out"

@@ -131,17 +131,18 @@ refresh() {
 	mv "$2/.rsvm-source.new" "$2/.rsvm-source"
 }
 
+# is_unpacked SOURCE : whether it was a tarball, and so does not change
+is_unpacked() { [ "$(dirname "$1")" = "$CACHE" ]; }
+
 # tree_of CONFIG SOURCE : an unpacked tarball is named by its content already.
 tree_of() {
 	local name
 	name=$(basename "$2")
-	[ "$(dirname "$2")" = "$CACHE" ] || name=kdir-$(printf '%s' "$2" | sha256sum | cut -c1-16)
+	is_unpacked "$2" || name=kdir-$(printf '%s' "$2" | sha256sum | cut -c1-16)
 	printf '%s\n' "$CACHE/kernel-$1-$name"
 }
 
 in_tree() { IN_ROOT_DIR=$tree in_root "$@"; }
-
-is_unpacked() { [ "$(dirname "$1")" = "$CACHE" ]; }
 
 prepare_tree() {
 	local source=$1
@@ -201,7 +202,7 @@ compile() {
 		say "kernel ($config): $n${steps:+ of $steps} steps, $((SECONDS - start)) s: $(tail -n 1 "$log" | cut -c1-60)"
 	done
 	if ! wait $pid; then
-		grep -nE -A12 '(^|[^a-z])(error|Error|warning)(\[|:)' "$log" | head -n 120 >&2
+		grep -nE -A12 '(^|[^a-z])(error|Error|warning)(\[|:)' "$log" | head -n 120 >&2 || true
 		tail -n 5 "$log" >&2
 		die "the kernel build failed; the whole log is in $log"
 	fi

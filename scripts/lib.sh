@@ -50,12 +50,6 @@ need_disk_gib() {
 Free some space, or set XDG_CACHE_HOME to a larger disk."
 }
 
-need_memory_gib() {
-	local have
-	have=$(awk '/^MemAvailable/ {print int($2 / 1048576)}' /proc/meminfo)
-	[ "$have" -ge "$1" ] || die "$have GiB of memory available, this step needs $1 GiB."
-}
-
 # run_logged LOG CMD... : progress goes to LOG; on failure its end is shown.
 run_logged() {
 	local log=$1; shift
@@ -67,7 +61,7 @@ run_logged() {
 }
 
 # ends_within SECONDS PID
-ends_within() { timeout "$1" tail --pid="$2" -s 0.05 -f /dev/null; }
+ends_within() { timeout --foreground "$1" tail --pid="$2" -s 0.05 -f /dev/null; }
 
 # in_root CMD... : run CMD inside the build root with the project, the cache
 # and the network visible at their usual paths. bubblewrap needs no privilege

@@ -51,7 +51,7 @@ stage_model() {
 		log=$BUILD/log/test-$(basename "$crate").log status=0
 		say "cargo test: $crate"
 		IN_ROOT_DIR=$TOP/$crate in_root cargo test --release --locked --no-fail-fast > "$log" 2>&1 || status=$?
-		[ "$status" = 0 ] || { grep -nE -A20 'panicked|^error|FAILED' "$log" | head -n 80 >&2; }
+		[ "$status" = 0 ] || { grep -nE -A20 'panicked|^error|FAILED' "$log" | head -n 80 >&2 || true; }
 		add "$crate" \
 			"$(awk '/^test result:/ {n += $4} END {print n + 0}' "$log")" \
 			"$(awk '/^test result:/ {n += $6} END {print n + 0}' "$log")" \
@@ -79,8 +79,10 @@ stage_kunit() {
 	for suite in rust_mm rsvm rust_doctests_kernel; do
 		grep -q "^$suite" "$log" || { say "KUnit: nothing of $suite ran"; status=1; }
 	done
+	grep -q 'Subtest: rust_mm_migrate_bounce' "$BUILD/log/kunit-bounce-console" ||
+		{ say "KUnit: nothing ran with a copy of each page"; status=1; }
 	grep ': *not ok' "$log" >&2 || true
-	grep -A 6 'FAILED at ' "$BUILD/log/kunit-console" | head -n 60 >&2 || true
+	grep -h -A 6 'FAILED at ' "$BUILD"/log/kunit{,-bounce}-console | head -n 60 >&2 || true
 	add kunit "$(count ': +ok [0-9]+ ' <(grep -v '# SKIP' "$log"))" \
 		"$(count ': +not ok [0-9]+ ' "$log")" "$(count ' ok [0-9]+ .*# SKIP' "$log")" "$status"
 }
@@ -94,16 +96,15 @@ stage_compile-fail() {
 	add compile-fail "$(count '^ok ' "$log")" "$(count '^not ok ' "$log")" 0 "$status"
 }
 
-# selftest STAGE 'ENVIRONMENT' ARGS... : the selftests in the VM; run.sh gets ARGS
+# selftest STAGE ARGS... : the selftests in the VM that vm describes; run.sh gets ARGS
 selftest() {
 	local stage=$1 log=$BUILD/log/$1.log status=0 line
 	say "$stage: booting the VM"
-	# shellcheck disable=SC2086 # what changes the VM is a list
 	env LOG="$stage" TIMEOUT="${TIMEOUT:-$vm_limit}" MEM="${mem}G" SWAP_MIB=1024 FILES="$BUILD/selftests" "${vm[@]}" \
 		CMD="$scale sh selftests/run.sh -t $limit ${*:2}" "$TOP/scripts/vm-run.sh" > "$log" 2>&1 || status=$?
 	tr -d '\r' < "$log" | sed -n 's/^# histogram: //p' > "$BUILD/histograms-$stage.txt"
 	[ -s "$BUILD/histograms-$stage.txt" ] || rm "$BUILD/histograms-$stage.txt"
-	grep -E '^(not ok|# .*SKIP|ok .* # SKIP)|_test\.c:[0-9]+:|vm-run: .* (guest|kernel|kmemleak)' "$log" | head -n 60 >&2 || true
+	grep -E '^(not ok|# .*SKIP|ok .* # SKIP)|_test\.c:[0-9]+:|vm-run: (.* )?(guest|kernel|kmemleak)' "$log" | head -n 60 >&2 || true
 	line=$(tr -d '\r' < "$log" | sed -n 's/^selftests: \([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' | tail -n 1)
 	# shellcheck disable=SC2086 # three numbers
 	set -- ${line:-0 1 0}
@@ -172,12 +173,12 @@ for stage in $STAGES; do
 		done
 		all+=("$run")
 		# shellcheck disable=SC2086 # stage and part
-		( set -- $run; "stage_$1" "${@:2}" ) &
+		( set -- $run; "stage_$1" "${@:2}"; : > "$results/$run.end" ) &
 	done
 done
 wait
 for run in "${all[@]}"; do
-	[ -e "$results/$run" ] || { say "$run: came to no end"; echo 0 1 0 > "$results/$run"; }
+	[ -e "$results/$run.end" ] || { say "$run: came to no end"; echo 0 1 0 >> "$results/$run"; }
 done
 read -r passed failed skipped < <(cat "$results"/* | awk '{p += $1; f += $2; s += $3} END {print p, f, s}')
 echo "$passed passed, $failed failed, $skipped skipped"

@@ -58,7 +58,8 @@ bench)
 selftests)
 	tree=$(readlink -f "$BUILD/kernel-${KERNEL:-test}/source")
 	make=(unless_same selftests "$BUILD/selftests/run.sh" tools/testing/selftests/rsvm include/uapi
-		"$tree/tools/testing/selftests/lib.mk" "$tree"/tools/testing/selftests/*.h "$tree/include/uapi/drm")
+		"$tree/tools/testing/selftests/lib.mk" "$tree"/tools/testing/selftests/*.h "$tree/include/uapi/drm"
+		"$tree/lib/test_hmm_uapi.h")
 	;;
 *) die "usage: user.sh vgpu|lib|bench|selftests" ;;
 esac

@@ -70,14 +70,15 @@ accel() {
 	local mark=$CACHE/kvm-works
 	[ -w /dev/kvm ] || { echo tcg; return; }
 	if [ ! -e "$mark" ]; then
-		echo no > "$mark"
+		local works=no
 		# A boot that reaches the kernel's own power-off exits 0 well in time.
 		if in_root timeout 20 qemu-system-x86_64 -accel kvm -cpu host -m 256M -smp 2 \
 			-kernel "$kernel" -append 'console=ttyS0 panic=-1 kunit.enable=0' -no-reboot \
 			-display none -serial "file:$run/probe" >/dev/null 2>&1 &&
 			grep -q 'Kernel panic' "$run/probe"; then
-			echo yes > "$mark"
+			works=yes
 		fi
+		echo "$works" > "$mark"
 	fi
 	[ "$(cat "$mark")" = yes ] && echo kvm || echo tcg
 }
@@ -190,11 +191,12 @@ if [ ! -s "$run/status" ]; then
 	exit 124
 fi
 status=$(cat "$run/status")
-if [ "$status" = 127 ]; then
+if [ "$status" = 127 ] && [ -n "$FILES" ]; then
 	# Of a missing loader the guest's shell says "not found" and no more.
 	# shellcheck disable=SC2086 # FILES is a list
 	find -L $FILES -type f | while read -r file; do
-		in_root readelf -lW /dev/stdin < "$file" 2>/dev/null | sed -n "s|.*interpreter: \(.*\)]|vm-run: $file is dynamically linked and needs \1, which the VM does not have; link it with -static|p" >&2
+		# Scripts are none of its business.
+		{ in_root readelf -lW /dev/stdin < "$file" 2>/dev/null || true; } | sed -n "s|.*interpreter: \(.*\)]|vm-run: $file is dynamically linked and needs \1, which the VM does not have; link it with -static|p" >&2
 	done
 fi
 exit "$status"
