@@ -79,9 +79,12 @@ impl Host {
     /// Kicks the runlists with acquires that wait. To be called after the store
     /// of a release.
     pub(crate) fn semaphore_released(&self) {
-        let waiting = |r: &usize| lock(&self.state).runlists[*r].acquiring != 0;
-        for r in (0..RUNLISTS).filter(waiting) {
-            self.kick(r);
+        let mut state = lock(&self.state);
+        for (runlist, wake) in state.runlists.iter_mut().zip(&self.wake) {
+            if runlist.acquiring != 0 {
+                runlist.kicked = true;
+                wake.notify_all();
+            }
         }
     }
 }
