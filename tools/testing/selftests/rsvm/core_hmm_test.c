@@ -10,11 +10,7 @@ FIXTURE(hmm_pmd)
 
 FIXTURE_SETUP(hmm_pmd)
 {
-	self->fd = dmirror_open();
-	ASSERT_GE(self->fd, 0);
-	self->p = huge_map();
-	ASSERT_NE(NULL, self->p);
-	ASSERT_EQ(0, huge_to_device(self->fd, self->p));
+	ASSERT_EQ(0, huge_in_device(&self->fd, &self->p));
 	/* The device forgets what the migration mapped, and asks HMM. */
 	ASSERT_EQ(0, mprotect(self->p, HUGE_PAGE, PROT_READ));
 	ASSERT_EQ(0, mprotect(self->p, HUGE_PAGE, PROT_READ | PROT_WRITE));

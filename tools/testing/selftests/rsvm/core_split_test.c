@@ -12,11 +12,7 @@ FIXTURE(split)
 
 FIXTURE_SETUP(split)
 {
-	self->fd = dmirror_open();
-	ASSERT_GE(self->fd, 0);
-	self->p = huge_map();
-	ASSERT_NE(NULL, self->p);
-	ASSERT_EQ(0, huge_to_device(self->fd, self->p));
+	ASSERT_EQ(0, huge_in_device(&self->fd, &self->p));
 	ASSERT_EQ(IN_DEVICE_PMD, dmirror_prot(self->fd, self->p));
 	/* A change of one page splits the PMD, not the folio. */
 	ASSERT_EQ(0, mprotect(self->p, PAGE, PROT_READ));
